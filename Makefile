@@ -1,0 +1,41 @@
+# Every command sets up what it needs; a fresh machine needs Python 3.11 and the package registry only.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.PHONY: help demo test check setup setup-dev proto bench clean
+help:            ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.core
+
+setup: $(VENV)/.core      ## the core alone, into .venv
+setup-dev: $(VENV)/.dev   ## the core and what its tests and checks need
+
+demo: $(VENV)/.core  ## index this machine's Python library, ask it questions over gRPC, print rankings and ledgers
+	$(BIN)/podium demo
+
+test: $(VENV)/.dev   ## the tests
+	$(BIN)/python -m pytest -n 2
+
+check: $(VENV)/.dev  ## format, lint, types, import rules, the contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+
+proto: $(VENV)/.dev  ## generate the Python of the contract
+	$(BIN)/python proto/generate.py
+
+clean:               ## remove what was built
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Ranking strategies as pure plans: rounds of questions to whoever can judge. Standard library only."""

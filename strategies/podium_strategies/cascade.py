@@ -1,0 +1,95 @@
+"""Stages, one behind the other, each over what the one before kept. A cascade is itself a strategy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from podium_strategies.permutation import front
+from podium_strategies.plan import Plan, Ranking, Strategy, within
+from podium_strategies.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a cascade or one voice of a fusion.
+
+    Args:
+        strategy: that orders the stage's pool.
+        role: the judge that answers its questions, as the configuration binds it.
+        keep: of its order, how many candidates a following stage sees; None for all.
+        weight: of its voice in a fusion.
+
+    """
+
+    strategy: Strategy
+    role: str = ""
+    keep: int | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise ValueError(f"keep is {self.keep}: at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Cascade(Strategy):
+    """Runs stages in turn: each orders what the one before kept, and what was not kept stays behind, in its order.
+
+    The multi-stage ranking of arXiv 1910.14424.
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a cascade needs at least one stage")
+
+    @property
+    def gives_scores(self) -> bool:
+        return self.stages[-1].strategy.gives_scores
+
+    def promised(self, n: int) -> int:
+        """Return what the last stage promises where every stage before it keeps the truth."""
+        for stage in self.stages[:-1]:
+            kept = n if stage.keep is None else min(n, stage.keep)
+            # A stage that keeps all loses nothing; one that cuts keeps the truth only as far as it promises.
+            if kept < n and stage.strategy.promised(n) < kept:
+                return 0
+            n = kept
+        return self.stages[-1].strategy.promised(n)
+
+    def ceiling(self, n: int) -> int | None:
+        most = 0
+        varies = False
+        for stage in self.stages:
+            bound = stage.strategy.ceiling(n)
+            varies = varies or bound is not None
+            most += bound if bound is not None else _exact(stage.strategy, n)
+            n = n if stage.keep is None else min(n, stage.keep)
+        return most if varies else None
+
+    def plan(self, pool: Pool) -> Plan[Ranking]:
+        order = tuple(range(pool.n))
+        scores: list[float | None] = list(pool.scores) if pool.scores is not None else [None] * pool.n
+        kept = pool.n
+        for stage in self.stages:
+            items, rest = order[:kept], order[kept:]
+            known = [scores[item] for item in items]
+            prior = tuple(score for score in known if score is not None)
+            inner = pool.take(items, prior if len(prior) == len(items) else None)
+            ranking = yield from within(stage.strategy.plan(inner), items, rest, stage.role)
+            # Scores of two stages cannot be compared, so whoever was not scored by this one has none.
+            scores = [None] * pool.n
+            if ranking.scores is not None:
+                for item, score in zip(items, ranking.scores, strict=True):
+                    scores[item] = score
+            order = front(ranking.order, order)
+            kept = min(kept, stage.keep) if stage.keep is not None else kept
+        return Ranking(order, tuple(scores) if any(score is not None for score in scores) else None)
+
+
+def _exact(strategy: Strategy, n: int) -> int:
+    """Return the number of questions of a strategy whose number never varies."""
+    from podium_strategies.forecast import forecast  # forecast knows strategies; only this bound needs it back
+
+    return round(forecast(strategy, Pool(n), seeds=(1,)).questions)

@@ -1,0 +1,69 @@
+"""Orders that do not say the same thing twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from podium_strategies.fusion import z_scores
+from podium_strategies.permutation import front
+from podium_strategies.plan import Grade, Liken, Plan, Question, Ranking, Strategy, ask_all
+from podium_strategies.pool import Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Mmr(Strategy):
+    """Maximal marginal relevance: relevant, and unlike what stands above it (Carbonell and Goldstein, SIGIR 1998).
+
+    One round: n grades, where the pool brings no scores of its own, and n rows of similarities, which an embedding
+    judge answers with one matrix product.
+
+    Args:
+        balance: the paper's lambda: 1 is relevance alone, 0 is difference alone.
+        k: how many places to fill this way; the rest follows by relevance. None fills all.
+
+    """
+
+    balance: float = 0.7
+    k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance is {self.balance}: from 0 (difference alone) to 1 (relevance alone)")
+        if self.k is not None and self.k < 1:
+            raise ValueError(f"k is {self.k}: at least 1")
+
+    @property
+    def gives_scores(self) -> bool:
+        return True
+
+    def promised(self, n: int) -> int:
+        return min(n, 1) if self.balance > 0 else 0
+
+    def plan(self, pool: Pool) -> Plan[Ranking]:
+        n = pool.n
+        start = tuple(range(n))
+        grades: list[Question[Any]] = [] if pool.scores is not None else [Grade(item) for item in start]
+        rows: list[Question[Any]] = [Liken(item, start) for item in start]
+        answers = yield from ask_all([*grades, *rows], start)
+        relevance = z_scores(pool.scores if pool.scores is not None else answers[: len(grades)])
+        alike = answers[len(grades) :]
+
+        chosen: list[int] = []
+        marginal: list[float | None] = [None] * n
+        nearest = [float("-inf")] * n  # similarity to the most alike chosen item
+        left = set(start)
+        for _ in range(n if self.k is None else min(n, self.k)):
+
+            def gain(item: int) -> float:
+                echo = nearest[item] if chosen else 0.0
+                return self.balance * relevance[item] - (1 - self.balance) * echo
+
+            best = max(left, key=lambda item: (gain(item), -item))
+            marginal[best] = gain(best)
+            left.remove(best)
+            chosen.append(best)
+            for item in left:
+                nearest[item] = max(nearest[item], alike[best][item])
+        by_relevance = sorted(start, key=lambda item: -relevance[item])
+        return Ranking(front(chosen, by_relevance), tuple(marginal))
