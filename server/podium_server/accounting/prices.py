@@ -1,0 +1,73 @@
+"""Prices are dated data. A price that nobody configured is unknown, and so is every cost that it is part of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from podium_server.accounting.usage import CostBasis, Usage
+
+NANO_PER_USD = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What one model costs.
+
+    Rates are exact fractions of nano-USD, so that a sum of a million calls is the sum of a million bills.
+
+    Args:
+        prompt_usd_per_mtok: a million input tokens that no cache served; None is unknown.
+        cached_usd_per_mtok: a million input tokens that the backend's cache served; None is the price of the others.
+        output_usd_per_mtok: a million output tokens, reasoning tokens included; None is unknown.
+        usd_per_call: each call, beside its tokens.
+        compute_usd_per_hour: an hour of the processor or accelerator on which the model runs, for models of our own.
+        version: the date or name of the price list that these come from.
+
+    """
+
+    prompt_usd_per_mtok: float | None = None
+    cached_usd_per_mtok: float | None = None
+    output_usd_per_mtok: float | None = None
+    usd_per_call: float | None = None
+    compute_usd_per_hour: float | None = None
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}: a price is 0 or more")
+
+    @property
+    def known(self) -> bool:
+        """Whether anything can be priced at all."""
+        return (
+            (self.prompt_usd_per_mtok is not None and self.output_usd_per_mtok is not None)
+            or self.usd_per_call is not None
+            or self.compute_usd_per_hour is not None
+        )
+
+    def charge(self, usage: Usage) -> Usage:
+        """Return `usage` with its cost. Usage without a call costs nothing (it was served from our own caches)."""
+        if usage.calls == 0:
+            return usage
+        if not self.known:
+            return replace(usage, cost_nano_usd=None, cost_basis=CostBasis.UNKNOWN)
+        total = _nano(self.usd_per_call) * usage.calls
+        basis = CostBasis.PRICE_TABLE
+        if self.prompt_usd_per_mtok is not None and self.output_usd_per_mtok is not None:
+            cached = self.prompt_usd_per_mtok if self.cached_usd_per_mtok is None else self.cached_usd_per_mtok
+            total += _nano(self.prompt_usd_per_mtok) * (usage.prompt_tokens - usage.cached_tokens) / 1_000_000
+            total += _nano(cached) * usage.cached_tokens / 1_000_000
+            total += _nano(self.output_usd_per_mtok) * usage.output_tokens / 1_000_000
+        elif self.compute_usd_per_hour is not None:
+            basis = CostBasis.COMPUTE_TIME if self.usd_per_call is None else CostBasis.MIXED
+        if self.compute_usd_per_hour is not None:
+            total += _nano(self.compute_usd_per_hour) * Fraction(usage.backend_s + usage.tokenize_s) / 3600
+        return replace(usage, cost_nano_usd=round(total), cost_basis=basis)
+
+
+def _nano(usd: float | None) -> Fraction:
+    """Return the price as it was written: 0.15 is 15/100, not the nearest binary fraction."""
+    return Fraction(0) if usd is None else Fraction(repr(float(usd))) * NANO_PER_USD
