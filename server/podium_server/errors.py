@@ -26,6 +26,8 @@ class PodiumError(Exception):
         super().__init__(message)
         self.message = message
         self.metadata = dict(metadata or {})
+        self.spent: object | None = None
+        """The `accounting.Ledger` of what the request had used by then; None where it had not begun."""
 
 
 class ConfigInvalid(PodiumError):

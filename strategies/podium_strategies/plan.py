@@ -18,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from podium_strategies.pool import Pool
@@ -49,6 +50,11 @@ class Question(Generic[AnswerT]):
 
     `role` says which judge of the panel shall answer (`"fast"`, `"strong"`, a stage's name); empty is the only one.
     """
+
+    @property
+    def role(self) -> str:
+        """Who shall answer."""
+        raise NotImplementedError
 
     @property
     def items(self) -> tuple[int, ...]:
@@ -198,6 +204,21 @@ def until(condition: Callable[[], bool]) -> Plan[None]:
 # --- strategies -------------------------------------------------------------------------------------------------
 
 
+class Scale(Enum):
+    """What the scores of a ranking are, for those who read them."""
+
+    JUDGE = "judge"
+    """The judge's own grades."""
+    PRIOR = "prior"
+    """What the candidates brought along."""
+    FUSED = "fused"
+    """A combination of several rankings."""
+    POINTS = "points"
+    """From wins and promotions."""
+    MARGINAL = "marginal"
+    """Relevance less likeness to what stands above."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ranking:
     """What a strategy returns.
@@ -225,9 +246,9 @@ class Strategy(ABC):
         """Return a fresh plan over `pool`."""
 
     @property
-    def gives_scores(self) -> bool:
-        """Whether the returned ranking carries scores."""
-        return False
+    def scale(self) -> Scale | None:
+        """What the scores of the returned ranking are; None where it carries none."""
+        return None
 
     def promised(self, n: int) -> int:
         """Return how many of the first ranks are the true ones, of `n`, where every judge is truthful."""

@@ -19,6 +19,8 @@ class Account:
         revision: of the model, as the backend or its content tells.
         prompt_id: of the prompt, with its version; empty where there is none.
         price_table_version: of the prices applied.
+        candidates_in: how many the stage was given.
+        candidates_out: how many it passed on.
 
     """
 
@@ -28,9 +30,12 @@ class Account:
     revision: str = ""
     prompt_id: str = ""
     price_table_version: str = ""
+    candidates_in: int = 0
+    candidates_out: int = 0
     questions: int = 0
     rounds: int = 0
     wall_s: float = 0.0
+    critical_path_s: float = 0.0
     usage: Usage = field(default_factory=Usage)
 
     def add(self, usage: Usage) -> None:

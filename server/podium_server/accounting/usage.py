@@ -66,7 +66,7 @@ class Usage:
     backend_s: float = 0.0
     cost_nano_usd: int | None = 0
     cost_basis: CostBasis = CostBasis.NONE
-    repairs: Mapping[str, int] = field(default=_NOTHING, hash=False)
+    repairs: Mapping[str, int] = field(default_factory=lambda: _NOTHING, hash=False)
 
     def __add__(self, other: Usage) -> Usage:
         known = self.cost_nano_usd is not None and other.cost_nano_usd is not None

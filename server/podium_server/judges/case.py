@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
+from typing import Any
 
 
 class Side(Enum):
@@ -60,7 +60,8 @@ class Case:
         deadline_at: `time.monotonic()` seconds after which no answer is of use; None is unbounded.
         seed: for models that sample.
         collection: where the candidates were recalled from; empty for given documents.
-        extras: facts for judges of a kind that this class need not know.
+        shared: work that several judges of this request have in common (an encoded document, a shortened text), by
+            a key of their own. It dies with the request.
 
     """
 
@@ -71,4 +72,4 @@ class Case:
     deadline_at: float | None = None
     seed: int = 0
     collection: str = ""
-    extras: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    shared: dict[Hashable, Any] = field(default_factory=dict, compare=False, repr=False)

@@ -23,8 +23,10 @@ class ScoreKind(Enum):
     PROBABILITY = "probability"
     LOG_LIKELIHOOD = "log_likelihood"
     GRADE = "grade"
-    BM25 = "bm25"
     FUSED = "fused"
+    POINTS = "points"
+    PRIOR = "prior"
+    MARGINAL = "marginal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""Every bound of the server, in one place. Each is configuration (`[limits]`), has a default and a documented error."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB = 1 << 20
+
+
+class Limits(BaseModel):
+    """`[limits]` of the configuration file. Beyond a limit: INVALID_ARGUMENT, unless its text says otherwise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    message_bytes: int = Field(32 * MIB, ge=64 * 1024)
+    """One gRPC message, both ways; RESOURCE_EXHAUSTED from gRPC itself."""
+    documents: int = Field(10_000, ge=1)
+    """Candidates of one request."""
+    document_bytes: int = Field(1 * MIB, ge=1)
+    """UTF-8 bytes of one document's text."""
+    metadata_bytes: int = Field(64 * 1024, ge=0)
+    """Of one document's metadata."""
+    id_bytes: int = Field(512, ge=1)
+    """UTF-8 bytes of an id."""
+    query_bytes: int = Field(32 * 1024, ge=1)
+    """Of a query, and of an instruction."""
+    recall_depth: int = Field(1_000, ge=1)
+    """Candidates that one search recalls."""
+    contenders: int = Field(16, ge=2)
+    """Pipelines of one comparison."""
+    batch_in_flight: int = Field(64, ge=1)
+    """Items of one BatchRerank at work at the same time. More wait."""
+    ids: int = Field(10_000, ge=1)
+    """Ids of one GetDocuments or DeleteDocuments."""
+    concurrent_requests: int = Field(256, ge=1)
+    """Rerank and Search requests at work at the same time, of all callers. More: RESOURCE_EXHAUSTED."""
+    questions: int = Field(250_000, ge=1)
+    """Questions that one request's plan may ask, by forecast."""
+    encoder_queue: int = Field(512, ge=1)
+    """Pieces of work that wait for one encoder. More: RESOURCE_EXHAUSTED."""
+    deadline_reserve_ms: int = Field(20, ge=0)
+    """Kept back from a call's deadline, to send the answer."""
+    drain_s: float = Field(30.0, ge=0)
+    """From SIGTERM until calls that still run are cancelled."""

@@ -1,0 +1,1 @@
+"""Where a request meets its pipeline: plans are driven, budgets kept, ledgers written."""

@@ -1,0 +1,323 @@
+"""Drives one plan with real judges: every branch at its own pace, within the request's budget.
+
+All of it runs on the event loop. Judges deliver through a sink, the plan goes on in the same moment, and what becomes
+ready is asked at once: between an answer and the next question lies nothing but the plan itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from podium_server.accounting.ledger import Account, Ledger
+from podium_server.accounting.usage import Usage
+from podium_server.errors import (
+    BackendDown,
+    BackendRefused,
+    BudgetExhausted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    Overloaded,
+    PodiumError,
+    UnreadableReply,
+)
+from podium_server.judges.case import Case
+from podium_server.judges.judge import Judge, Ruling
+from podium_server.ranking.request import (
+    Budget,
+    Completion,
+    Explain,
+    OnExhausted,
+    Provenance,
+    Snapshot,
+    TracedQuestion,
+    TracedRound,
+)
+from podium_strategies.drive import Asked, Execution
+from podium_strategies.plan import Permutation, PlanError, Question
+
+# What a partial answer may excuse: a machine's failure. A caller's mistake is never turned into an order.
+_EXCUSED = (BackendDown, BackendRefused, DeadlineExceeded, Overloaded, UnreadableReply)
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Who answers a role's questions, and the account that pays for it."""
+
+    judge: Judge
+    account: Account
+
+
+@dataclass(slots=True)
+class Drive:
+    """One plan under way with its judges. `run` is called once.
+
+    Args:
+        execution: the plan.
+        panel: seats by role.
+        case: what the judges may know.
+        ledger: written as answers come.
+        budget: bounds; `deadline_at` is the soft deadline in `time.monotonic()` seconds.
+        on_snapshot: is called before every round, for streams of orders on the way.
+        explain: what to keep for the trace.
+
+    """
+
+    execution: Execution
+    panel: Mapping[str, Seat]
+    case: Case
+    ledger: Ledger
+    budget: Budget
+    deadline_at: float | None = None
+    on_snapshot: Callable[[Snapshot], None] | None = None
+    explain: Explain = Explain.NONE
+
+    provenance: list[Provenance] = field(init=False)
+    trace: list[TracedRound] = field(init=False, default_factory=list)
+    completion: Completion = field(init=False, default=Completion.COMPLETE)
+    cause: PodiumError | None = field(init=False, default=None)
+    _answered: int = field(init=False, default=0)
+    _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    _reserved: Usage = field(init=False, default_factory=Usage)
+    _reservations: dict[int, Usage] = field(init=False, default_factory=dict)
+    _began: float = field(init=False, default_factory=time.monotonic)
+    _first_depth: dict[str, int] = field(init=False, default_factory=dict)
+    _path_before: dict[str, float] = field(init=False, default_factory=dict)
+    _started: dict[str, float] = field(init=False, default_factory=dict)
+    _stopping: bool = field(init=False, default=False)
+    _defect: BaseException | None = field(init=False, default=None)
+    _over: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.provenance = [Provenance.CARRIED_OVER] * self.execution.n
+
+    async def run(self) -> Permutation:
+        """Drive the plan to its end or to the end of its budget, and return the order that stands then.
+
+        Raises:
+            BudgetExhausted, DeadlineExceeded: where the budget asks for an error.
+            PodiumError: a judge failed before anybody had answered anything, or for a reason that is the caller's.
+            asyncio.CancelledError: the caller has gone; all judges are stopped first, and what they spent is entered.
+
+        """
+        try:
+            self._launch()
+            remaining_s = None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
+            try:
+                async with asyncio.timeout(remaining_s):
+                    await self._over.wait()
+            except TimeoutError:
+                self._stop(Completion.PARTIAL_DEADLINE, None)
+        finally:
+            self._stopping = True
+            await self._cancel_tasks()
+            self.ledger.rounds = max(self.ledger.rounds, self.execution.depth)
+            self.ledger.critical_path_s += self.execution.critical_path
+        return self._ending()
+
+    # --- asking -------------------------------------------------------------------------------------------------
+
+    def _launch(self) -> None:
+        """Ask whatever the plan has ready, and notice the end."""
+        while not self._stopping and (ready := self.execution.take()):
+            for asked in ready:
+                self._ask(asked)
+        if (self.execution.result is not None or self._stopping) and not self._tasks:
+            self._over.set()
+
+    def _ask(self, asked: Asked) -> None:
+        roles: dict[str, list[int]] = {}
+        for index, question in enumerate(asked.questions):
+            roles.setdefault(question.role, []).append(index)
+        for role, indices in roles.items():
+            if self._stopping:
+                return
+            seat = self._seat(role)
+            questions = [asked.questions[index] for index in indices]
+            if self.budget.counts and not self._reserve(asked.id, seat, questions):
+                return
+            account = seat.account
+            account.questions += len(questions)
+            first = self._first_depth.setdefault(account.stage, asked.depth)
+            account.rounds = max(account.rounds, asked.depth - first + 1)
+            self._started.setdefault(account.stage, time.monotonic())
+            self._path_before.setdefault(account.stage, self.execution.critical_path)
+            sink = _RoundSink(self, seat, asked, indices)
+            self._tell(sink, asked.depth - first + 1)
+            task = asyncio.create_task(seat.judge.rule(self.case, questions, sink), name=f"judge {role}")
+            self._tasks.add(task)
+            task.add_done_callback(self._judge_done)
+
+    def _tell(self, sink: _RoundSink, number: int) -> None:
+        """Show the order that stands before a round to whoever wants to see it."""
+        stage = sink.seat.account.stage
+        if self.on_snapshot is not None:
+            elapsed_s = time.monotonic() - self._began
+            self.on_snapshot(Snapshot(self.execution.so_far, stage, number, self.ledger.total(), elapsed_s))
+        if self.explain is not Explain.NONE:
+            sink.traced = TracedRound(stage, number, self.execution.so_far, len(sink.indices))
+            self.trace.append(sink.traced)
+            if self.explain is Explain.QUESTIONS:
+                model = sink.seat.judge.facts.model
+                asked = sink.asked.questions
+                sink.traced.questions = [TracedQuestion(asked[index], model, None) for index in sink.indices]
+
+    def _seat(self, role: str) -> Seat:
+        """Return the seat of a role: its own, or that of the stage that it belongs to."""
+        while role not in self.panel and "." in role:
+            role = role.rpartition(".")[0]
+        seat = self.panel.get(role)
+        if seat is None:
+            raise FailedPrecondition(f"no judge is configured for the role {role!r} of this pipeline")
+        return seat
+
+    def _reserve(self, round_id: int, seat: Seat, questions: Sequence[Question[Any]]) -> bool:
+        """Set the forecast of a round aside, or stop where the budget does not hold it."""
+        forecast = seat.judge.estimate(self.case, questions)
+        after = self.ledger.total() + self._reserved + forecast
+        budget = self.budget
+        if budget.max_cost_nano_usd is not None and after.cost_nano_usd is None:
+            raise FailedPrecondition(
+                f"max_cost_nano_usd is set, and the model {seat.judge.facts.model!r} has no prices configured, so its "
+                "cost cannot be bounded; configure models.<name>.prices, or use max_calls or max_tokens"
+            )
+        for name, limit, amount in (
+            ("max_calls", budget.max_calls, after.calls),
+            ("max_tokens", budget.max_tokens, after.tokens),
+            ("max_cost_nano_usd", budget.max_cost_nano_usd, after.cost_nano_usd or 0),
+        ):
+            if limit is not None and amount > limit:
+                self._stop(
+                    Completion.PARTIAL_BUDGET,
+                    BudgetExhausted(f"the next round would bring {name} to {amount}, and the budget is {limit}"),
+                )
+                return False
+        self._reserved = self._reserved + forecast
+        self._reservations[round_id] = self._reservations.get(round_id, Usage()) + forecast
+        return True
+
+    # --- hearing ------------------------------------------------------------------------------------------------
+
+    def answered(self, sink: _RoundSink, place: int, ruling: Ruling, elapsed_s: float) -> None:
+        """Enter one ruling, and let the plan go on if its round is complete (called by the round's sink)."""
+        asked, index, account = sink.asked, sink.indices[place], sink.seat.account
+        now = time.monotonic()
+        account.add(ruling.usage)
+        account.wall_s = now - self._started[account.stage]
+        if sink.traced is not None:
+            sink.traced.elapsed_s = now - self._began
+            if sink.traced.questions:
+                sink.traced.questions[place] = replace(sink.traced.questions[place], ruling=ruling)
+        question = asked.questions[index]
+        self._answered += 1
+        for item in question.items:
+            if ruling.repaired:
+                self.provenance[item] = Provenance.REPAIRED
+            elif self.provenance[item] is Provenance.CARRIED_OVER:
+                self.provenance[item] = Provenance.SCORED
+        if self._tasks_cancelled:
+            return
+        try:
+            complete = self.execution.answer(asked.id, index, ruling.answer, cost=elapsed_s)
+            if complete:
+                account.critical_path_s = self.execution.critical_path - self._path_before[account.stage]
+                self._release(asked.id)
+                self._launch()
+        except PodiumError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001  # a plug-in's own code runs here, inside a judge's call
+            self._defect = error
+            self._stopping = True
+            self._over.set()
+
+    def _release(self, round_id: int) -> None:
+        """Give back what was set aside for a round that is complete: what it used stands in the ledger now."""
+        if self._reservations.pop(round_id, None) is not None:
+            total = Usage()
+            for usage in self._reservations.values():
+                total = total + usage
+            self._reserved = total
+
+    def _judge_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, PodiumError):
+            self._fail(error)
+        elif error is not None:
+            self._defect = error
+            self._over.set()
+        if not self._tasks and (self._stopping or self.execution.result is not None):
+            self._over.set()
+
+    # --- ending -------------------------------------------------------------------------------------------------
+
+    @property
+    def _tasks_cancelled(self) -> bool:
+        return self._over.is_set() and self.execution.result is None
+
+    def _fail(self, error: PodiumError) -> None:
+        """A judge cannot answer: no plan goes on without an answer, so nobody else needs to be heard."""
+        self._stop(Completion.PARTIAL_BACKEND, error)
+        self._over.set()
+
+    def _stop(self, completion: Completion, cause: PodiumError | None) -> None:
+        """Ask nothing more. The first reason stands. What is under way may still come in, if there is time."""
+        if not self._stopping:
+            self._stopping = True
+            self.completion = completion
+            self.cause = cause
+        if not self._tasks:
+            self._over.set()
+
+    async def _cancel_tasks(self) -> None:
+        tasks = list(self._tasks)
+        if not tasks:
+            return
+        self._over.set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _ending(self) -> Permutation:
+        if self._defect is not None:
+            if isinstance(self._defect, PlanError):
+                raise PodiumError(f"the strategy is defective: {self._defect}") from self._defect
+            raise self._defect
+        if self.execution.result is not None:
+            self.completion, self.cause = Completion.COMPLETE, None
+            return self.execution.result.order
+        order = self.execution.so_far
+        self.execution.close()
+        fail = self.budget.on_exhausted is OnExhausted.FAIL
+        match self.completion:
+            case Completion.PARTIAL_DEADLINE:
+                message = f"the soft deadline passed after {self._answered} answers"
+                self.cause = DeadlineExceeded(message)
+                if fail:
+                    raise self.cause
+            case Completion.PARTIAL_BUDGET if fail and self.cause is not None:
+                raise self.cause
+            case Completion.PARTIAL_BACKEND if self.cause is not None:
+                if fail or self._answered == 0 or not isinstance(self.cause, _EXCUSED):
+                    raise self.cause
+        return order
+
+
+@dataclass(slots=True)
+class _RoundSink:
+    """Takes one judge's rulings on its share of one round."""
+
+    drive: Drive
+    seat: Seat
+    asked: Asked
+    indices: list[int]
+    traced: TracedRound | None = None
+
+    def ruled(self, index: int, ruling: Ruling, *, elapsed_s: float) -> None:
+        self.drive.answered(self, index, ruling, elapsed_s)
+
+    def spent(self, usage: Usage) -> None:
+        self.seat.account.add(usage)
