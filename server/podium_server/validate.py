@@ -145,7 +145,7 @@ def _warnings(candidates: list[Candidate], mended: list[str], empty: list[str]) 
     twins = len(candidates) - len({candidate.text for candidate in candidates})
     if twins:
         warnings.append(
-            Warned("EQUAL_TEXTS", f"{twins} documents repeat the text of another one; each keeps its place")
+            Warned("EQUAL_TEXTS", f"{twins} documents repeat the text of another; each has its own place")
         )
     if mended:
         warnings.append(

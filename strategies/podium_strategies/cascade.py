@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from podium_strategies.permutation import front
-from podium_strategies.plan import Plan, Ranking, Strategy, within
+from podium_strategies.plan import Plan, Question, Ranking, Scale, Strategy, within
 from podium_strategies.pool import Pool
 
 
@@ -45,8 +46,12 @@ class Cascade(Strategy):
             raise ValueError("a cascade needs at least one stage")
 
     @property
-    def gives_scores(self) -> bool:
-        return self.stages[-1].strategy.gives_scores
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        return frozenset().union(*(stage.strategy.asks for stage in self.stages))
+
+    @property
+    def scale(self) -> Scale | None:
+        return self.stages[-1].strategy.scale
 
     def promised(self, n: int) -> int:
         """Return what the last stage promises where every stage before it keeps the truth."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from podium_strategies.fusion import z_scores
 from podium_strategies.permutation import front
-from podium_strategies.plan import Grade, Liken, Plan, Question, Ranking, Strategy, ask_all
+from podium_strategies.plan import Grade, Liken, Plan, Question, Ranking, Scale, Strategy, ask_all
 from podium_strategies.pool import Pool
 
 
@@ -34,8 +34,12 @@ class Mmr(Strategy):
             raise ValueError(f"k is {self.k}: at least 1")
 
     @property
-    def gives_scores(self) -> bool:
-        return True
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        return frozenset({Grade, Liken})
+
+    @property
+    def scale(self) -> Scale | None:
+        return Scale.MARGINAL
 
     def promised(self, n: int) -> int:
         return min(n, 1) if self.balance > 0 else 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 from podium_strategies.cascade import Cascade, Stage
 from podium_strategies.permutation import by_score
-from podium_strategies.plan import Permutation, Plan, Ranking, Strategy, together, within
+from podium_strategies.plan import Permutation, Plan, Question, Ranking, Scale, Strategy, together, within
 from podium_strategies.pool import Pool
 
 METHODS = ("rrf", "z-score")
@@ -58,12 +59,16 @@ class Fusion(Strategy):
                 raise ValueError(f"weight is {voice.weight}: above 0")
             if voice.keep is not None:
                 raise ValueError("keep has no meaning inside a fusion: every voice orders the whole pool")
-            if self.method == "z-score" and not voice.strategy.gives_scores:
+            if self.method == "z-score" and voice.strategy.scale is None:
                 raise ValueError(f"{type(voice.strategy).__name__} gives no scores to standardise; use method = 'rrf'")
 
     @property
-    def gives_scores(self) -> bool:
-        return True
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        return frozenset().union(*(stage.strategy.asks for stage in self.of))
+
+    @property
+    def scale(self) -> Scale | None:
+        return Scale.FUSED
 
     def promised(self, n: int) -> int:
         return n if all(voice.strategy.promised(n) == n for voice in self.of) else 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from podium_strategies.plan import Order, Plan, Ranking, Strategy, ask, together, until
+from podium_strategies.plan import Order, Plan, Question, Ranking, Strategy, ask, together, until
 from podium_strategies.pool import Pool
 
 
@@ -51,6 +52,10 @@ class SlidingWindow(Strategy):
             )
         if self.passes < 1:
             raise ValueError(f"passes is {self.passes}: at least 1")
+
+    @property
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        return frozenset({Order})
 
     def promised(self, n: int) -> int:
         return n if n <= self.size else min(self.size, self.passes * (self.size - self.stride))

@@ -246,6 +246,11 @@ class Strategy(ABC):
         """Return a fresh plan over `pool`."""
 
     @property
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        """The kinds of question that a plan may ask, so that a judge who cannot answer is refused beforehand."""
+        return frozenset()
+
+    @property
     def scale(self) -> Scale | None:
         """What the scores of the returned ranking are; None where it carries none."""
         return None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from podium_strategies.permutation import by_score, resorted
-from podium_strategies.plan import Grade, Permutation, Plan, Ranking, Strategy, ask_all
+from podium_strategies.plan import Grade, Permutation, Plan, Question, Ranking, Scale, Strategy, ask_all
 from podium_strategies.pool import Pool
 
 
@@ -15,8 +16,8 @@ class FirstStage(Strategy):
     """Keeps the order that the candidates came in. Asks nothing: the baseline that every other strategy must beat."""
 
     @property
-    def gives_scores(self) -> bool:
-        return True
+    def scale(self) -> Scale | None:
+        return Scale.PRIOR
 
     def plan(self, pool: Pool) -> Plan[Ranking]:
         yield from ()
@@ -33,8 +34,12 @@ class Pointwise(Strategy):
     """
 
     @property
-    def gives_scores(self) -> bool:
-        return True
+    def asks(self) -> frozenset[type[Question[Any]]]:
+        return frozenset({Grade})
+
+    @property
+    def scale(self) -> Scale | None:
+        return Scale.JUDGE
 
     def promised(self, n: int) -> int:
         return n

@@ -243,7 +243,7 @@ class Drive:
 
     def _judge_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
+        error = None if task.cancelled() else _first(task.exception())
         if isinstance(error, PodiumError):
             self._fail(error)
         elif error is not None:
@@ -304,6 +304,13 @@ class Drive:
                 if fail or self._answered == 0 or not isinstance(self.cause, _EXCUSED):
                     raise self.cause
         return order
+
+
+def _first(error: BaseException | None) -> BaseException | None:
+    """Return the error itself, or the first of the group in which a judge's task group wrapped it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 @dataclass(slots=True)

@@ -1,0 +1,271 @@
+"""Judges that need no training: the cosine of two texts, and late interaction of their tokens.
+
+Both come out of one pass of one encoder. Voices of one request that look at the same documents share that pass, and
+documents that were recalled from a collection bring their vectors along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from podium_server.accounting.prices import Prices
+from podium_server.accounting.usage import Usage
+from podium_server.backends.encoder import Encoded, Encoder
+from podium_server.backends.maxsim import maxsim
+from podium_server.backends.worker import Worker
+from podium_server.errors import DeadlineExceeded, FailedPrecondition
+from podium_server.judges.case import Case
+from podium_server.judges.judge import JudgeFacts, Ruling, ScoreKind, Sink
+from podium_strategies.plan import Grade, Liken, Question
+
+Vectors = NDArray[np.float32]
+
+# Documents handed to the encoder at a time: enough to fill its batches, few enough that a cancelled request, or one
+# that stands behind, does not wait for thousands.
+_SLICE_DOCUMENTS = 64
+
+# English in the common word-piece vocabularies: a token for every 4.3 characters or so. Only for estimates.
+_CHARACTERS_PER_TOKEN = 4
+
+
+class StoredVectors(Protocol):
+    """Vectors of documents that were indexed, by the keys of their passages."""
+
+    async def vectors(self, collection: str, chunks: Sequence[int]) -> Vectors:
+        """Return (n, dim) pooled vectors."""
+
+    async def token_vectors(self, collection: str, chunks: Sequence[int]) -> Sequence[Vectors] | None:
+        """Return the (tokens, dim) token vectors of each, or None where the collection keeps none."""
+
+
+@dataclass(slots=True)
+class EncoderSeat:
+    """One encoder and the threads that run it, shared by all judges that use it.
+
+    Args:
+        name: of the configured model.
+        load: builds the encoder; it is called once, in the thread, when it is first needed.
+        queries: the thread for queries, which never stand behind documents.
+        documents: the thread for documents.
+
+    """
+
+    name: str
+    load: Callable[[], Encoder]
+    queries: Worker
+    documents: Worker
+    loaded: Encoder | None = None
+
+    async def encoder(self) -> Encoder:
+        """Return the encoder, loading it if nobody has yet."""
+        if self.loaded is None:
+            await self.documents.run(self._load)
+        assert self.loaded is not None
+        return self.loaded
+
+    def _load(self) -> None:
+        if self.loaded is None:
+            self.loaded = self.load()
+
+    def close(self) -> None:
+        """Stop the threads and free the model."""
+        self.queries.close()
+        self.documents.close()
+        if self.loaded is not None:
+            self.loaded.close()
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one request has had encoded by one encoder."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    query: Encoded | None = None
+    vectors: dict[int, Vectors] = field(default_factory=dict)
+    tokens: dict[int, Vectors] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderJudge:
+    """Grades by an encoder, and tells how alike documents are.
+
+    Args:
+        seat: the encoder.
+        late_interaction: grade by MaxSim over token vectors (ColBERT, arXiv 2004.12832), the mean over the query's
+            tokens of the best cosine among the document's; else by the cosine of the pooled vectors.
+        with_token_vectors: keep token vectors even if this judge needs none, because another voice of the same
+            pipeline will want them.
+        prices: of the encoder.
+        stored: where recalled documents' vectors are.
+
+    """
+
+    seat: EncoderSeat
+    late_interaction: bool
+    with_token_vectors: bool = False
+    prices: Prices = field(default_factory=Prices)
+    stored: StoredVectors | None = None
+
+    @property
+    def facts(self) -> JudgeFacts:
+        """Who this judge is."""
+        loaded = self.seat.loaded
+        return JudgeFacts(
+            model=self.seat.name,
+            revision=loaded.revision if loaded is not None else "",
+            answers=frozenset({Grade}) if self.late_interaction else frozenset({Grade, Liken}),
+            score_kind=ScoreKind.MAXSIM if self.late_interaction else ScoreKind.COSINE,
+            prices=self.prices,
+        )
+
+    async def rule(self, case: Case, questions: Sequence[Question[Any]], sink: Sink) -> None:
+        """Answer all questions at once: encoding is the work, and the answers are one matrix product."""
+        asked = time.monotonic()
+        seen: _Seen = case.shared.setdefault(("encoded", self.seat.name), _Seen())
+        items = sorted({item for question in questions for item in question.items})
+        graded = [question.item for question in questions if isinstance(question, Grade)]
+        spent = _Spending(self.prices)
+        try:
+            async with seen.lock:
+                await self._see(case, seen, items, spent, with_query=bool(graded))
+        except BaseException:
+            # The caller has gone or the encoder failed: what was encoded by then is still paid for.
+            sink.spent(spent.usage)
+            raise
+        begun = time.monotonic()
+        scores = dict(zip(graded, self._grades(seen, graded), strict=True))
+        likenesses = _likenesses(seen, [question for question in questions if isinstance(question, Liken)])
+        spent.add(Usage(pairs=len(graded), backend_s=time.monotonic() - begun))
+        usage = spent.usage
+        elapsed_s = time.monotonic() - asked
+        for index, question in enumerate(questions):
+            answer = scores[question.item] if isinstance(question, Grade) else likenesses[question]
+            sink.ruled(index, Ruling(answer, usage), elapsed_s=elapsed_s)
+            usage = _NOTHING
+
+    def estimate(self, case: Case, questions: Sequence[Question[Any]]) -> Usage:
+        """Return about what encoding would take: each document once, whoever else looks at it."""
+        items = {item for question in questions for item in question.items}
+        if not items:
+            return _NOTHING
+        characters = len(case.query) + sum(len(case.candidates[item].text) for item in items)
+        slices = -(-len(items) // _SLICE_DOCUMENTS)
+        usage = Usage(
+            calls=1 + slices,
+            pairs=sum(isinstance(question, Grade) for question in questions),
+            prompt_tokens=characters // _CHARACTERS_PER_TOKEN,
+        )
+        return self.prices.charge(usage)
+
+    # --- encoding -----------------------------------------------------------------------------------------------
+
+    async def _see(self, case: Case, seen: _Seen, items: Sequence[int], spent: _Spending, *, with_query: bool) -> None:
+        """Have the query and all of `items` encoded, those that nobody has had encoded yet."""
+        encoder = await self.seat.encoder()
+        tokens_wanted = (self.late_interaction or self.with_token_vectors) and encoder.has_token_vectors
+        if self.late_interaction and not encoder.has_token_vectors:
+            raise FailedPrecondition(f"the model {self.seat.name!r} has no token vectors; use scoring = 'cosine'")
+        if with_query and seen.query is None:
+            encoded, queue_s = await self.seat.queries.run(
+                lambda: encoder.encode_queries([case.query], token_vectors=tokens_wanted)
+            )
+            spent.encoded(encoded, queue_s, documents=False)
+            seen.query = encoded
+        missing = [item for item in items if item not in seen.vectors or (tokens_wanted and item not in seen.tokens)]
+        spent.add(Usage(cache_hits=len(items) - len(missing)))
+        missing = await self._fetch_stored(case, seen, missing, spent, tokens_wanted=tokens_wanted)
+        # By length, so that a slice pads little.
+        missing.sort(key=lambda item: len(case.candidates[item].text))
+        for start in range(0, len(missing), _SLICE_DOCUMENTS):
+            part = missing[start : start + _SLICE_DOCUMENTS]
+            if case.deadline_at is not None and time.monotonic() >= case.deadline_at:
+                raise DeadlineExceeded(f"{start} of {len(missing)} documents were encoded when the deadline passed")
+            texts = [case.candidates[item].text for item in part]
+            encoded, queue_s = await self.seat.documents.run(
+                lambda texts=texts: encoder.encode_documents(texts, token_vectors=tokens_wanted)  # type: ignore[misc]
+            )
+            spent.encoded(encoded, queue_s, documents=True)
+            for place, item in enumerate(part):
+                seen.vectors[item] = encoded.vectors[place]
+                if encoded.token_vectors is not None:
+                    seen.tokens[item] = encoded.token_vectors[place]
+
+    async def _fetch_stored(
+        self, case: Case, seen: _Seen, missing: list[int], spent: _Spending, *, tokens_wanted: bool
+    ) -> list[int]:
+        """Take the vectors of recalled documents from the store, and return the items that still need encoding."""
+        keys = {item: case.candidates[item].chunk for item in missing}
+        chunks = {item: key for item, key in keys.items() if key is not None}
+        if self.stored is None or not case.collection or not chunks:
+            return missing
+        begun = time.monotonic()
+        order = list(chunks)
+        found = list(chunks.values())
+        tokens = await self.stored.token_vectors(case.collection, found) if tokens_wanted else None
+        if tokens_wanted and tokens is None:
+            return missing
+        vectors = await self.stored.vectors(case.collection, found)
+        for place, item in enumerate(order):
+            seen.vectors[item] = vectors[place]
+            if tokens is not None:
+                seen.tokens[item] = tokens[place]
+        spent.add(Usage(cache_hits=len(order), backend_s=time.monotonic() - begun))
+        return [item for item in missing if item not in chunks]
+
+    def _grades(self, seen: _Seen, items: Sequence[int]) -> list[float]:
+        if not items:
+            return []
+        assert seen.query is not None
+        if self.late_interaction:
+            assert seen.query.token_vectors is not None
+            scores = maxsim(seen.query.token_vectors[0], [seen.tokens[item] for item in items])
+        else:
+            scores = np.stack([seen.vectors[item] for item in items]) @ seen.query.vectors[0]
+        return [float(score) for score in scores]
+
+
+_NOTHING = Usage()
+
+
+class _Spending:
+    """Adds up what one ruling takes, priced."""
+
+    def __init__(self, prices: Prices) -> None:
+        self.prices = prices
+        self.usage = Usage()
+
+    def add(self, usage: Usage) -> None:
+        self.usage = self.usage + usage
+
+    def encoded(self, encoded: Encoded, queue_s: float, *, documents: bool) -> None:
+        """Add a pass of the encoder."""
+        usage = Usage(
+            calls=1,
+            prompt_tokens=sum(encoded.tokens),
+            truncated_documents=sum(encoded.truncated) if documents else 0,
+            queue_s=queue_s,
+            tokenize_s=encoded.tokenize_s,
+            backend_s=encoded.infer_s,
+        )
+        self.add(self.prices.charge(usage))
+
+
+def _likenesses(seen: _Seen, questions: Sequence[Liken]) -> dict[Question[Any], tuple[float, ...]]:
+    """Return the cosines of each question's item to its others: one product of all rows that are asked for."""
+    if not questions:
+        return {}
+    items = sorted({item for question in questions for item in question.items})
+    place = {item: i for i, item in enumerate(items)}
+    matrix = np.stack([seen.vectors[item] for item in items])
+    cosines = matrix @ matrix.T
+    return {
+        question: tuple(float(cosines[place[question.item], place[other]]) for other in question.others)
+        for question in questions
+    }

@@ -1,0 +1,270 @@
+"""A plan driven by real tasks: its order, its ledger, its budget, its end."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from podium_server.accounting.prices import Prices
+from podium_server.accounting.usage import CostBasis
+from podium_server.errors import (
+    BackendDown,
+    BudgetExhausted,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    PodiumError,
+    Unavailable,
+)
+from podium_server.limits import Limits
+from podium_server.ranking.request import Budget, Completion, Explain, OnExhausted, Provenance, Snapshot
+from podium_strategies.oracle import Oracle
+from tests.ranking.scripted import ScriptedJudge, pipeline, request, reranker
+
+WINDOW = {"strategy": "sliding-window", "model": "m", "size": 4, "stride": 2}
+PRICES = Prices(prompt_usd_per_mtok=1.0, output_usd_per_mtok=2.0, version="2026-11-21")
+
+
+def judged(n: int, seed: int = 1, **more: Any) -> ScriptedJudge:
+    return ScriptedJudge(Oracle.seeded(n, seed), **more)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+async def test_the_driver_returns_what_lockstep_returns(n: int) -> None:
+    judge = judged(n, delay_s=lambda number: 0.001 * (number % 3))
+    stage = {"strategy": "sliding-window", "model": "m", "size": 4, "stride": 2, "passes": 2}
+    outcome = await reranker(pipeline({"m": judge}, stage)).rerank(request(n))
+    from podium_strategies.drive import run
+    from podium_strategies.listwise import SlidingWindow
+    from podium_strategies.pool import Pool
+
+    expected = run(SlidingWindow(4, 2, 2).plan(Pool(n)), judge.oracle, n)
+    assert outcome.order == expected.order
+    assert outcome.completion is Completion.COMPLETE
+
+
+async def test_the_ledger_adds_up() -> None:
+    judge = judged(10, prices=PRICES)
+    outcome = await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(10))
+    total = outcome.ledger.total()
+    assert (total.calls, outcome.ledger.questions, outcome.ledger.rounds) == (4, 4, 4)
+    assert total.prompt_tokens == 4 * 4 * 10
+    assert total.output_tokens == 4 * 5
+    assert total.cost_nano_usd == 160 * 1000 + 20 * 2000
+    assert total.cost_basis is CostBasis.PRICE_TABLE
+    [account] = outcome.ledger
+    assert (account.stage, account.strategy, account.model, account.prompt_id) == (
+        "sliding-window",
+        "sliding-window",
+        "scripted",
+        "scripted/1",
+    )
+
+
+async def test_an_unknown_price_is_unset_and_warned_of() -> None:
+    outcome = await reranker(pipeline({"m": judged(10)}, WINDOW)).rerank(request(10))
+    assert outcome.ledger.total().cost_nano_usd is None
+    assert [warning.code for warning in outcome.warnings] == ["PRICE_UNKNOWN"]
+
+
+async def test_a_cascade_asks_each_stage_about_what_the_one_before_kept() -> None:
+    fast, strong = judged(20, model="fast"), judged(20, model="strong")
+    outcome = await reranker(
+        pipeline({"f": fast, "s": strong}, {"strategy": "pointwise", "model": "f", "keep": 4}, {**WINDOW, "model": "s"})
+    ).rerank(request(20))
+    assert outcome.order == fast.oracle.truth
+    assert {item for question in strong.asked for item in question.items} == set(fast.oracle.truth[:4])
+    assert [(a.stage, a.candidates_in, a.candidates_out) for a in outcome.ledger] == [
+        ("pointwise", 20, 4),
+        ("sliding-window", 4, 4),
+    ]
+
+
+async def test_provenance_tells_who_was_looked_at() -> None:
+    judge = judged(10, repaired_items=frozenset({3}))
+    only_some = {"strategy": "pointwise", "model": "m"}
+    outcome = await reranker(
+        pipeline({"m": judge}, {"strategy": "first-stage", "keep": 5}, only_some)
+    ).rerank(request(10))
+    assert [outcome.provenance[i] for i in (0, 3, 7)] == [
+        Provenance.SCORED,
+        Provenance.REPAIRED,
+        Provenance.CARRIED_OVER,
+    ]
+
+
+async def test_a_soft_deadline_returns_the_best_order_so_far() -> None:
+    judge = judged(40, delay_s=lambda number: 0.0 if number < 5 else 60.0)
+    budget = Budget(soft_deadline_s=0.1)
+    outcome = await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40, budget=budget))
+    assert outcome.completion is Completion.PARTIAL_DEADLINE
+    assert sorted(outcome.order) == list(range(40))
+    assert outcome.order != tuple(range(40)), "five windows were answered"
+    assert judge.cancelled == 1, "the call under way is stopped"
+    assert outcome.ledger.total().calls == 6, "and still charged"
+    assert "PARTIAL" in [warning.code for warning in outcome.warnings]
+
+
+async def test_a_soft_deadline_inside_a_round_keeps_the_answers_that_came() -> None:
+    judge = judged(10, delay_s=lambda number: 0.0 if number < 9 else 60.0)
+    outcome = await reranker(pipeline({"m": judge}, {"strategy": "pointwise", "model": "m"})).rerank(
+        request(10, budget=Budget(soft_deadline_s=0.1))
+    )
+    graded = [item for item in judge.oracle.truth if item != 9]
+    assert [item for item in outcome.order if item != 9] == graded
+
+
+async def test_in_fail_mode_a_soft_deadline_is_an_error_with_what_was_spent() -> None:
+    judge = judged(40, delay_s=lambda number: 0.0 if number < 5 else 60.0)
+    budget = Budget(soft_deadline_s=0.05, on_exhausted=OnExhausted.FAIL)
+    with pytest.raises(DeadlineExceeded) as caught:
+        await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40, budget=budget))
+    assert caught.value.spent.total().calls == 6  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(max_calls=3), Budget(max_tokens=3 * 45 + 44), Budget(max_cost_nano_usd=3 * 50_000 + 1)]
+)
+async def test_a_budget_is_never_passed(budget: Budget) -> None:
+    judge = judged(40, prices=PRICES)
+    outcome = await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40, budget=budget))
+    assert outcome.completion is Completion.PARTIAL_BUDGET
+    assert outcome.ledger.total().calls == 3
+    assert sorted(outcome.order) == list(range(40))
+
+
+async def test_a_budget_of_nothing_gives_the_first_stage_order_back() -> None:
+    outcome = await reranker(pipeline({"m": judged(40)}, WINDOW)).rerank(request(40, budget=Budget(max_calls=0)))
+    assert outcome.order == tuple(range(40))
+    assert outcome.completion is Completion.PARTIAL_BUDGET
+
+
+async def test_a_budget_in_fail_mode_is_an_error() -> None:
+    with pytest.raises(BudgetExhausted):
+        await reranker(pipeline({"m": judged(40)}, WINDOW)).rerank(
+            request(40, budget=Budget(max_calls=3, on_exhausted=OnExhausted.FAIL))
+        )
+
+
+async def test_money_cannot_be_bounded_where_prices_are_unknown() -> None:
+    with pytest.raises(FailedPrecondition, match="prices"):
+        await reranker(pipeline({"m": judged(40)}, WINDOW)).rerank(request(40, budget=Budget(max_cost_nano_usd=10)))
+
+
+async def test_a_backend_that_fails_half_way_leaves_a_marked_order() -> None:
+    judge = judged(40, fail_at={5: BackendDown("gone")})
+    outcome = await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40))
+    assert outcome.completion is Completion.PARTIAL_BACKEND
+    assert outcome.cause == "gone"
+    assert outcome.order != tuple(range(40))
+    assert outcome.ledger.total().calls == 6
+
+
+async def test_a_backend_that_fails_before_any_answer_is_an_error() -> None:
+    judge = judged(40, fail_at={0: BackendDown("gone")})
+    with pytest.raises(BackendDown) as caught:
+        await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40))
+    assert caught.value.spent.total().calls == 1  # type: ignore[attr-defined]
+
+
+async def test_a_callers_mistake_is_never_an_order() -> None:
+    judge = judged(40, fail_at={5: FailedPrecondition("no log-probabilities")})
+    with pytest.raises(FailedPrecondition):
+        await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40))
+
+
+async def test_a_cancelled_request_stops_its_judges_and_keeps_the_bill() -> None:
+    judge = judged(40, delay_s=lambda number: 0.0 if number < 3 else 60.0)
+    ranker = reranker(pipeline({"m": judge}, WINDOW))
+    task = asyncio.create_task(ranker.rerank(request(40)))
+    await asyncio.sleep(0.05)
+    assert ranker.running == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (judge.cancelled, ranker.running) == (1, 0)
+
+
+async def test_a_plug_in_that_is_broken_is_our_error_and_ends() -> None:
+    judge = judged(10)
+    judge.oracle.answer = lambda question: None  # type: ignore[method-assign]  # no answer that a plan can use
+    with pytest.raises(Exception, match="NoneType"):
+        await asyncio.wait_for(reranker(pipeline({"m": judge}, WINDOW)).rerank(request(10)), 5)
+
+
+async def test_snapshots_are_whole_and_get_better() -> None:
+    seen: list[Snapshot] = []
+    judge = judged(20)
+    await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(20), on_snapshot=seen.append)
+    assert len(seen) == 9
+    assert all(sorted(snapshot.order) == list(range(20)) for snapshot in seen)
+    assert [snapshot.round for snapshot in seen] == list(range(1, 10))
+
+
+async def test_the_trace_has_every_question_and_its_answer() -> None:
+    outcome = await reranker(pipeline({"m": judged(10)}, WINDOW)).rerank(request(10, explain=Explain.QUESTIONS))
+    assert [round_.question_count for round_ in outcome.trace] == [1, 1, 1, 1]
+    assert all(asked.ruling is not None for round_ in outcome.trace for asked in round_.questions)
+
+
+async def test_admission_is_refused_at_the_limit_and_while_draining() -> None:
+    judge = judged(10, delay_s=lambda number: 60.0)
+    ranker = reranker(pipeline({"m": judge}, WINDOW), limits=Limits(concurrent_requests=1))
+    task = asyncio.create_task(ranker.rerank(request(10)))
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded, match="concurrent_requests"):
+        await ranker.rerank(request(10))
+    assert not await ranker.drained(0.01)
+    with pytest.raises(Unavailable):
+        await ranker.rerank(request(10))
+    task.cancel()
+    assert await ranker.drained(1.0)
+
+
+async def test_inline_stages_are_built_and_refused_like_configured_ones() -> None:
+    judge = judged(10)
+    ranker = reranker(pipeline({"m": judge}, WINDOW), judges={"m": judge})
+    outcome = await ranker.rerank(request(10, inline=(WINDOW,)))
+    assert outcome.pipeline == ""
+    assert outcome.ledger.total().calls == 4
+    with pytest.raises(InvalidRequest, match="stride"):
+        await ranker.rerank(request(10, inline=({**WINDOW, "stride": 9},)))
+    with pytest.raises(NotFound, match="did you mean 'sliding-window'"):
+        await ranker.rerank(request(10, inline=({**WINDOW, "strategy": "sliding-windw"},)))
+    with pytest.raises(InvalidRequest, match="strid"):
+        await ranker.rerank(request(10, inline=({**WINDOW, "strid": 2},)))
+
+
+async def test_a_model_that_cannot_answer_is_refused_when_the_pipeline_is_built() -> None:
+    from podium_strategies.plan import Grade
+
+    with pytest.raises(FailedPrecondition, match="asks order"):
+        pipeline({"m": judged(10, answers=frozenset({Grade}))}, WINDOW)
+
+
+async def test_an_estimate_is_what_is_asked_and_calls_nobody() -> None:
+    judge = judged(100, prices=PRICES)
+    ranker = reranker(pipeline({"m": judge}, {**WINDOW, "size": 20, "stride": 10}))
+    _, quote = ranker.estimate(request(100))
+    assert judge.asked == []
+    outcome = await ranker.rerank(request(100))
+    total = outcome.ledger.total()
+    assert (quote.forecast.questions, quote.forecast.rounds) == (9, 9)
+    assert (quote.usage.calls, quote.usage.prompt_tokens) == (total.calls, total.prompt_tokens)
+    assert quote.usage.cost_nano_usd == total.cost_nano_usd
+
+
+async def test_too_many_questions_are_refused_before_the_first() -> None:
+    judge = judged(500)
+    ranker = reranker(pipeline({"m": judge}, {"strategy": "pointwise", "model": "m"}), limits=Limits(questions=499))
+    with pytest.raises(InvalidRequest, match=r"limits\.questions"):
+        await ranker.rerank(request(500))
+    assert judge.asked == []
+
+
+async def test_errors_of_ours_carry_a_reason() -> None:
+    assert PodiumError("x").reason == "INTERNAL"
