@@ -1,3 +1,4 @@
+# ruff: noqa: T201  # a command says what it finds
 """Generates the Python of the contract, beside the `.proto` files. `--check` changes nothing and says what is wrong.
 
 The imports of `google/*` are read from the Python packages that carry them: nothing is vendored or downloaded.

@@ -28,9 +28,9 @@ if _version_not_supported:
 class CatalogServiceStub:
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 
@@ -65,9 +65,9 @@ class CatalogServiceStub:
 class CatalogServiceServicer:
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 
@@ -133,9 +133,9 @@ def add_CatalogServiceServicer_to_server(servicer, server):
 class CatalogService:
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 

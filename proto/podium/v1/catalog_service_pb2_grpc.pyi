@@ -29,9 +29,9 @@ GRPC_VERSION: str
 class CatalogServiceStub:
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 
@@ -52,9 +52,9 @@ class CatalogServiceStub:
 class CatalogServiceAsyncStub(CatalogServiceStub):
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 
@@ -71,9 +71,9 @@ class CatalogServiceAsyncStub(CatalogServiceStub):
 class CatalogServiceServicer(metaclass=_abc_1.ABCMeta):
     """What this server can do.
 
-    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up to
-    1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the first.
-    A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
+    Answers change only when the server is started anew, but for what is ready. Pages: page_size is how many at most, up
+    to 1,000 (more gives 1,000), and 0 is 100; page_token is the next_page_token of the page before, or empty for the
+    first. A negative size, or a token that no page gave, is INVALID_ARGUMENT. Its health in grpc.health.v1 is
     podium.v1.CatalogService: SERVING as long as the server does.
     """
 

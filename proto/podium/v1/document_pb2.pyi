@@ -37,8 +37,8 @@ class Document(_message.Message):
     """Who this is. The same id comes back in the ranking.
     Indexing: required, at most 512 bytes; a document that is there already under this id is replaced.
     Reranking: may be empty, and the document is then known by its place in the request alone.
-    Twice the same id in one rerank request is refused with INVALID_ARGUMENT, and every one that repeats is named;
-    two documents of equal text and different ids are two documents.
+    Twice the same id in one rerank request is refused with INVALID_ARGUMENT; two documents of equal text and different
+    ids are two documents.
     NUL characters are refused.
     """
     text: _builtins.str
@@ -48,8 +48,8 @@ class Document(_message.Message):
     """
     prior_score: _builtins.float
     """What an earlier stage gave it, in any unit: higher is better. NaN and infinities are refused with INVALID_ARGUMENT.
-    The first-stage order of a request is the order in which the documents come; the scores serve the strategies that
-    use them (fusion, for one), which refuse a request in which only some documents have one.
+    The first-stage order of a request is the order in which the documents come; scores do not change it. They serve
+    strategies that use them, where every document has one.
     Ignored when indexing.
     """
     @_builtins.property

@@ -63,8 +63,8 @@ class Collection(_message.Message):
     INVALID_ARGUMENT otherwise.
     """
     encoder: _builtins.str
-    """The model that embeds its documents and the queries to it: a name from CatalogService.ListModels. Empty: the default
-    encoder of the server, whose name the answer has. An unknown one is NOT_FOUND, one that does not embed
+    """The model that embeds its documents and the queries to it: a name from CatalogService.ListModels. Empty: the
+    default encoder of the server, whose name the answer has. An unknown one is NOT_FOUND, one that does not embed
     FAILED_PRECONDITION.
     """
     token_vectors: _builtins.bool
@@ -105,8 +105,8 @@ class Chunking(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     OVERLAP_TOKENS_FIELD_NUMBER: _builtins.int
     max_tokens: _builtins.int
-    """The most tokens in one, by the tokenizer of the encoder: 16 up to what the encoder reads; INVALID_ARGUMENT otherwise.
-    0: what the encoder reads.
+    """The most tokens in one, by the tokenizer of the encoder: 16 up to what the encoder reads; INVALID_ARGUMENT
+    otherwise. 0: what the encoder reads.
     """
     overlap_tokens: _builtins.int
     """How many tokens two neighbours share: from 0 to less than half of max_tokens; INVALID_ARGUMENT otherwise."""

@@ -74,9 +74,9 @@ class Ledger(_message.Message):
 
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageUsage]:
-        """One entry a stage and model, in the order in which they first spent something: a stage that asks two models has
-        two entries. Counts and money of the entries add up to the total. So does queue_time, tokenize_time and
-        backend_time; critical_path and wall_time do not, because stages may overlap.
+        """One entry a stage, in the order of the pipeline; a stage that asks several models has one for each of them. Counts
+        and money of the entries add up to the total, and so do queue_time, tokenize_time and backend_time. Rounds,
+        critical_path and wall_time do not, because entries may overlap.
         """
 
     def __init__(
@@ -95,7 +95,7 @@ Global___Ledger: _TypeAlias = Ledger  # noqa: Y015
 
 @_typing.final
 class StageUsage(_message.Message):
-    """What one stage spent on one model."""
+    """What one stage spent, on one model."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -108,7 +108,9 @@ class StageUsage(_message.Message):
     CANDIDATES_OUT_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
-    """The name of the stage in its pipeline, such as "recall" or "2-sliding-window"."""
+    """The name of the stage in its pipeline, such as "recall" or "sliding-window". Parts of a stage are named behind it:
+    "fusion.late-interaction".
+    """
     strategy: _builtins.str
     """The strategy that asked, such as "sliding-window"; "recall" for retrieval, "upsert" for indexing."""
     model: _builtins.str
@@ -174,9 +176,7 @@ class Usage(_message.Message):
     questions: _builtins.int
     """Questions that a strategy asked."""
     rounds: _builtins.int
-    """Rounds of questions that waited for each other: the depth of the plan. In a total it is the sum over the stages,
-    which run one after another.
-    """
+    """Rounds of questions that waited for each other, the longest chain of them: what latency follows."""
     calls: _builtins.int
     """Calls of a model or a provider, retries included. A batch that goes to a model at once is one call, and is shared
     out among the requests in it so that each counts 1.

@@ -33,7 +33,7 @@ class _ScoreKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ScoreKind.V
     SCORE_KIND_NONE: _ScoreKind.ValueType  # 1
     """There is no score."""
     SCORE_KIND_LOGIT: _ScoreKind.ValueType  # 2
-    """The raw output of a model, from minus to plus infinity."""
+    """The raw output of a model, from minus to plus infinity; a log-likelihood, too."""
     SCORE_KIND_PROBABILITY: _ScoreKind.ValueType  # 3
     """From 0 to 1."""
     SCORE_KIND_COSINE: _ScoreKind.ValueType  # 4
@@ -61,7 +61,7 @@ SCORE_KIND_UNSPECIFIED: ScoreKind.ValueType  # 0
 SCORE_KIND_NONE: ScoreKind.ValueType  # 1
 """There is no score."""
 SCORE_KIND_LOGIT: ScoreKind.ValueType  # 2
-"""The raw output of a model, from minus to plus infinity."""
+"""The raw output of a model, from minus to plus infinity; a log-likelihood, too."""
 SCORE_KIND_PROBABILITY: ScoreKind.ValueType  # 3
 """From 0 to 1."""
 SCORE_KIND_COSINE: ScoreKind.ValueType  # 4
@@ -91,13 +91,13 @@ class _ProvenanceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Provenance
     PROVENANCE_UNSPECIFIED: _Provenance.ValueType  # 0
     """Never sent."""
     PROVENANCE_SCORED: _Provenance.ValueType  # 1
-    """The last stage asked about it, and its place follows from the answers."""
+    """A model was asked about it, and its place follows from the answers."""
     PROVENANCE_CARRIED_OVER: _Provenance.ValueType  # 2
-    """Its place comes from an earlier stage or from the first-stage order: it was not among those kept, or the work
-    stopped before it was asked about.
+    """No model was asked about it: it stands where an earlier stage put it, because it was not among those kept, or the
+    work stopped first.
     """
     PROVENANCE_REPAIRED: _Provenance.ValueType  # 3
-    """A reply left it out or was unreadable, and its place was filled in."""
+    """As SCORED, but a reply about it had to be mended: it left documents out, or named some twice."""
 
 class Provenance(_Provenance, metaclass=_ProvenanceEnumTypeWrapper):
     """How a document came to its place."""
@@ -105,13 +105,13 @@ class Provenance(_Provenance, metaclass=_ProvenanceEnumTypeWrapper):
 PROVENANCE_UNSPECIFIED: Provenance.ValueType  # 0
 """Never sent."""
 PROVENANCE_SCORED: Provenance.ValueType  # 1
-"""The last stage asked about it, and its place follows from the answers."""
+"""A model was asked about it, and its place follows from the answers."""
 PROVENANCE_CARRIED_OVER: Provenance.ValueType  # 2
-"""Its place comes from an earlier stage or from the first-stage order: it was not among those kept, or the work
-stopped before it was asked about.
+"""No model was asked about it: it stands where an earlier stage put it, because it was not among those kept, or the
+work stopped first.
 """
 PROVENANCE_REPAIRED: Provenance.ValueType  # 3
-"""A reply left it out or was unreadable, and its place was filled in."""
+"""As SCORED, but a reply about it had to be mended: it left documents out, or named some twice."""
 Global___Provenance: _TypeAlias = Provenance  # noqa: Y015
 
 class _Completion:

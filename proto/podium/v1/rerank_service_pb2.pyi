@@ -42,9 +42,9 @@ class RerankRequest(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """What is looked for: 1 byte to 16 KiB in UTF-8, and not just spaces; INVALID_ARGUMENT otherwise."""
+    """What is looked for: 1 byte to 32 KiB in UTF-8, and not just spaces; INVALID_ARGUMENT otherwise."""
     instruction: _builtins.str
-    """What makes a document a good one, such as "Prefer primary sources", at most 16 KiB. Models that take no instruction
+    """What makes a document a good one, such as "Prefer primary sources", at most 32 KiB. Models that take no instruction
     do not read it.
     """
     pipeline: _builtins.str
@@ -56,8 +56,8 @@ class RerankRequest(_message.Message):
     The order is always one of all documents; this cuts the answer.
     """
     seed: _builtins.int
-    """Strategies that draw lots (shuffles, tournaments) draw the same ones for the same seed. Unset: 0. A provider's model
-    may still answer differently from one call to the next.
+    """Strategies that draw lots (shuffles, tournaments) draw the same ones for the same seed. Unset: 0. A provider's
+    model may still answer differently from one call to the next.
     """
     explain: _strategy_pb2.ExplainLevel.ValueType
     """How much the answer tells of the way to it."""
@@ -491,8 +491,8 @@ Global___StageEstimate: _TypeAlias = StageEstimate  # noqa: Y015
 
 @_typing.final
 class EstimatedUsage(_message.Message):
-    """What is expected, rounded to whole numbers, and the most that it can be. The two are equal where the strategy does not
-    adapt to the answers. Retries are in neither.
+    """What is expected, rounded to whole numbers, and the most that it can be. The two are equal where the strategy does
+    not adapt to the answers. Retries are in neither.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -605,7 +605,7 @@ class CompareRequest(_message.Message):
 
     @_builtins.property
     def contenders(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contender]:
-        """Who is compared: 1 to 8 of them. None or more is INVALID_ARGUMENT."""
+        """Who is compared: 1 to 16 of them. None or more is INVALID_ARGUMENT."""
 
     @_builtins.property
     def overlap_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -28,8 +28,8 @@ if _version_not_supported:
 class RerankServiceStub:
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
@@ -74,8 +74,8 @@ class RerankServiceStub:
 class RerankServiceServicer:
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
@@ -118,8 +118,8 @@ class RerankServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Compare(self, request, context):
-        """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails does
-        not fail the others.
+        """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails
+        does not fail the others.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -164,8 +164,8 @@ def add_RerankServiceServicer_to_server(servicer, server):
 class RerankService:
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is

@@ -29,8 +29,8 @@ GRPC_VERSION: str
 class RerankServiceStub:
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
@@ -59,16 +59,16 @@ class RerankServiceStub:
     Estimate: _grpc.UnaryUnaryMultiCallable[_rerank_service_pb2.EstimateRequest, _rerank_service_pb2.EstimateResponse]
     """What a Rerank would cost. No model is called, and nothing is charged."""
     Compare: _grpc.UnaryUnaryMultiCallable[_rerank_service_pb2.CompareRequest, _rerank_service_pb2.CompareResponse]
-    """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails does
-    not fail the others.
+    """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails
+    does not fail the others.
     """
 
 @_typing.type_check_only
 class RerankServiceAsyncStub(RerankServiceStub):
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
@@ -94,15 +94,15 @@ class RerankServiceAsyncStub(RerankServiceStub):
     Estimate: _aio.UnaryUnaryMultiCallable[_rerank_service_pb2.EstimateRequest, _rerank_service_pb2.EstimateResponse]  # type: ignore[assignment]
     """What a Rerank would cost. No model is called, and nothing is charged."""
     Compare: _aio.UnaryUnaryMultiCallable[_rerank_service_pb2.CompareRequest, _rerank_service_pb2.CompareResponse]  # type: ignore[assignment]
-    """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails does
-    not fail the others.
+    """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails
+    does not fail the others.
     """
 
 class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
-    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id (printable
-    ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
+    Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
     x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
@@ -156,8 +156,8 @@ class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _rerank_service_pb2.CompareRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_rerank_service_pb2.CompareResponse, _abc.Awaitable[_rerank_service_pb2.CompareResponse]]:
-        """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails does
-        not fail the others.
+        """Several pipelines on one query, side by side: their orders, their costs, and how far they agree. One that fails
+        does not fail the others.
         """
 
 def add_RerankServiceServicer_to_server(servicer: RerankServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

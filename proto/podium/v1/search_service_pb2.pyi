@@ -68,7 +68,7 @@ class SearchRequest(_message.Message):
     collection: _builtins.str
     """The collection. An unknown one is NOT_FOUND, with the names that there are."""
     query: _builtins.str
-    """What is looked for: 1 byte to 16 KiB in UTF-8, and not just spaces; INVALID_ARGUMENT otherwise."""
+    """What is looked for: 1 byte to 32 KiB in UTF-8, and not just spaces; INVALID_ARGUMENT otherwise."""
     instruction: _builtins.str
     """As in RerankRequest. Not read by the recall."""
     pipeline: _builtins.str

@@ -53,7 +53,8 @@ class SearchServiceServicer:
     """
 
     def Search(self, request, context):
-        """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged before.
+        """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged
+        before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

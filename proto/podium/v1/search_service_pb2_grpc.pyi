@@ -38,7 +38,9 @@ class SearchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
     Search: _grpc.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]
-    """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged before."""
+    """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged
+    before.
+    """
 
 @_typing.type_check_only
 class SearchServiceAsyncStub(SearchServiceStub):
@@ -50,7 +52,9 @@ class SearchServiceAsyncStub(SearchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Search: _aio.UnaryUnaryMultiCallable[_search_service_pb2.SearchRequest, _search_service_pb2.SearchResponse]  # type: ignore[assignment]
-    """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged before."""
+    """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged
+    before.
+    """
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Recall from a collection, then rerank.
@@ -65,6 +69,8 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _search_service_pb2.SearchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_search_service_pb2.SearchResponse, _abc.Awaitable[_search_service_pb2.SearchResponse]]:
-        """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged before."""
+        """Finds documents of a collection and puts them in order. Sees every upsert and deletion that was acknowledged
+        before.
+        """
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -110,8 +110,8 @@ Global___QuestionKind: _TypeAlias = QuestionKind  # noqa: Y015
 
 @_typing.final
 class InlinePipeline(_message.Message):
-    """Stages one after another, sent along with a request in place of the name of a pipeline. What a configuration file says
-    under [pipelines.NAME] can be tried here first.
+    """Stages one after another, sent along with a request in place of the name of a pipeline. What a configuration file
+    says under [pipelines.NAME] can be tried here first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -158,14 +158,14 @@ class InlineStrategy(_message.Message):
     An unknown one is NOT_FOUND.
     """
     keep: _builtins.int
-    """How many of its best the next stage sees; the others stay behind these, in the order of this one. Unset: all. Has no
-    effect in the last stage (top_n cuts the answer). Less than 1 is INVALID_ARGUMENT.
+    """How many of its best the next stage sees; the others stay behind these, in the order of this one. Unset: all. Has
+    no effect in the last stage (top_n cuts the answer). Less than 1 is INVALID_ARGUMENT.
     """
     @_builtins.property
     def options(self) -> _struct_pb2.Struct:
-        """The settings of the strategy, as ListStrategies names them, such as {"size": 20, "stride": 10}. Whole numbers may be
-        written as 20 or 20.0. An unknown key, a wrong type or values that do not go together are INVALID_ARGUMENT, and the
-        violation names the key.
+        """The settings of the strategy, as ListStrategies names them, such as {"size": 20, "stride": 10}. Whole numbers may
+        be written as 20 or 20.0. An unknown key, a wrong type or values that do not go together are INVALID_ARGUMENT, and
+        the violation names the key.
         """
 
     def __init__(
