@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Side(Enum):
@@ -30,9 +30,10 @@ class Truncation:
     side: Side = Side.END
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One document under judgement. Its identity is its id, never its text.
+
+    A tuple, because a request makes up to ten thousand of them, and a frozen dataclass takes three times as long.
 
     Args:
         id: unique in the request.

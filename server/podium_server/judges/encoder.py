@@ -247,8 +247,11 @@ class _Spending:
     def encoded(self, encoded: Encoded, queue_s: float, *, documents: bool) -> None:
         """Add a pass of the encoder."""
         usage = Usage(
-            calls=1,
-            prompt_tokens=sum(encoded.tokens),
+            # A pass of a model in this process is a call too; what the cache answered whole is none.
+            calls=encoded.calls or int(encoded.prompt_tokens > 0),
+            retries=encoded.retries,
+            prompt_tokens=encoded.prompt_tokens,
+            cache_hits=encoded.cache_hits,
             truncated_documents=sum(encoded.truncated) if documents else 0,
             queue_s=queue_s,
             tokenize_s=encoded.tokenize_s,
