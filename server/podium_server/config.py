@@ -7,11 +7,12 @@ unless the file has one of the same name.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
@@ -72,13 +73,26 @@ class SentenceTransformersModel(_EncoderModel):
     device: str | None = None
 
 
+def key_variable(configured: str | None, base_urls: Sequence[str]) -> str | None:
+    """Return the environment variable that holds an endpoint's key; None where none is sent.
+
+    The usual variable is read for OpenAI's own address alone: its key must not reach an endpoint that merely speaks
+    the same protocol.
+    """
+    if configured is not None:
+        return configured or None
+    own = all(urlsplit(url).hostname == "api.openai.com" for url in base_urls)
+    return "OPENAI_API_KEY" if own else None
+
+
 class OpenAIEmbeddingsModel(_EncoderModel):
     """An OpenAI-compatible `/v1/embeddings` endpoint."""
 
     backend: Literal["openai-embeddings"]
     model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str | None = None
+    """As for chat models."""
     dimensions: int | None = Field(None, ge=1)
     batch: int = Field(64, ge=1)
 
@@ -89,7 +103,13 @@ class OpenAIModel(_Model):
     backend: Literal["openai"]
     model: str
     base_url: str | tuple[str, ...] = "https://api.openai.com/v1"
-    api_key_env: str = "OPENAI_API_KEY"
+    """One endpoint, or several that serve the same model: the least busy takes a call, and another where it fails."""
+    api_key_env: str | None = None
+    """The environment variable with the key. Unset: OPENAI_API_KEY at OpenAI's own address, and none anywhere else."""
+    dialect: str = "auto"
+    """What the endpoint understands beyond the protocol: openai, vllm, sglang, llama.cpp, ollama, tgi; auto tries."""
+    drop_prefill: bool = False
+    """Where the endpoint cannot continue a begun reply: ask without the beginning, and count it, or (false) refuse."""
     context_tokens: int | None = Field(None, ge=256)
     tokenizer: str | None = None
     """Folder, file or hub name of the model's tokenizer. Unset: tokens are estimated, from above."""
@@ -178,7 +198,8 @@ class PipelineSection(_Section):
 class CollectionSection(_Section):
     """A collection that the server makes at start if it is not there."""
 
-    encoder: str = "minilm"
+    encoder: str | None = None
+    """A model's name; unset, the default encoder."""
     token_vectors: bool = False
     chunk_tokens: int | None = Field(None, ge=16)
     chunk_overlap_tokens: int = Field(32, ge=0)
@@ -191,6 +212,8 @@ class ServerSection(_Section):
     port: int = Field(50051, ge=0, le=65535)
     data_dir: Path = Path(".podium")
     default_pipeline: str = "fast"
+    default_encoder: str = "minilm"
+    """Of collections that name none."""
     verdict_cache: bool = True
     """Keep chat models' verdicts in the store, so that the same question is paid once."""
     verdict_cache_mib: int = Field(256, ge=1)

@@ -65,8 +65,13 @@ async def test_the_ledger_adds_up() -> None:
     )
 
 
-async def test_an_unknown_price_is_unset_and_warned_of() -> None:
-    outcome = await reranker(pipeline({"m": judged(10)}, WINDOW)).rerank(request(10))
+async def test_an_unknown_price_is_unset_and_warned_of_where_another_is_known() -> None:
+    dear, unknown = judged(10, prices=PRICES, model="dear"), judged(10, model="unknown")
+    outcome = await reranker(pipeline({"m": unknown}, WINDOW)).rerank(request(10))
+    assert outcome.ledger.total().cost_nano_usd is None
+    assert outcome.warnings == ()
+    both = pipeline({"d": dear, "u": unknown}, {**WINDOW, "model": "d"}, {**WINDOW, "model": "u"})
+    outcome = await reranker(both).rerank(request(10))
     assert outcome.ledger.total().cost_nano_usd is None
     assert [warning.code for warning in outcome.warnings] == ["PRICE_UNKNOWN"]
 

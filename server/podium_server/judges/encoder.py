@@ -7,6 +7,7 @@ documents that were recalled from a collection bring their vectors along.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -62,17 +63,20 @@ class EncoderSeat:
     queries: Worker
     documents: Worker
     loaded: Encoder | None = None
+    _loading: threading.Lock = field(default_factory=threading.Lock)
 
     async def encoder(self) -> Encoder:
-        """Return the encoder, loading it if nobody has yet."""
+        """Return the encoder, loading it in its thread if nobody has yet."""
         if self.loaded is None:
-            await self.documents.run(self._load)
-        assert self.loaded is not None
-        return self.loaded
+            await self.documents.run(self.encoder_now)
+        return self.encoder_now()
 
-    def _load(self) -> None:
-        if self.loaded is None:
-            self.loaded = self.load()
+    def encoder_now(self) -> Encoder:
+        """Return the encoder, loading it in the calling thread if nobody has yet."""
+        with self._loading:
+            if self.loaded is None:
+                self.loaded = self.load()
+            return self.loaded
 
     def close(self) -> None:
         """Stop the threads and free the model."""

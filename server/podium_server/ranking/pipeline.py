@@ -133,8 +133,8 @@ class Estimate:
 
 def sketched_case(query: str, n: int, tokens_per_document: int) -> Case:
     """Return a case of `n` documents that nobody has, each of about that many tokens."""
-    # Four fifths of a word a token is what English text takes in the common tokenizers.
-    text = " ".join(["passage"] * max(1, tokens_per_document * 4 // 5))
+    # A short common word is one token to any tokenizer, and with its blank one to an estimate by bytes.
+    text = "of " * tokens_per_document
     return Case(query=query, candidates=tuple(Candidate(id=str(i), text=text) for i in range(n)))
 
 

@@ -96,15 +96,15 @@ class Warned:
     """Something that the caller should know and that is no error.
 
     Args:
-        code: stable, upper case, such as `DUPLICATE_TEXTS`.
+        code: stable, upper case, such as `EQUAL_TEXTS`.
         message: for a person.
-        candidate_ids: whom it is about; may be empty.
+        places: of the candidates that it is about, in the request; may be empty.
 
     """
 
     code: str
     message: str
-    candidate_ids: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

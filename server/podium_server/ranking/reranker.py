@@ -19,10 +19,13 @@ from podium_strategies.drive import Execution
 from podium_strategies.forecast import forecast
 from podium_strategies.plan import Permutation, PlanTooLarge
 from podium_strategies.pool import Pool
+from podium_strategies.prompts.prompt import MALFORMED
 
 # A plan's questions are counted beforehand only where there can be too many of them: n squared is the most that a
 # strategy of ours asks of n candidates.
 _UNCOUNTED_CANDIDATES = 200
+
+_MALFORMED = frozenset(repair.value for repair in MALFORMED)
 
 
 @dataclass(slots=True)
@@ -264,10 +267,17 @@ def _closing_warnings(drive: Drive, ledger: Ledger) -> list[Warned]:
         warnings.append(Warned("PARTIAL", drive.cause.message))
     if total.truncated_documents:
         warnings.append(Warned("TRUNCATED", f"{total.truncated_documents} documents were cut to what the model reads"))
-    faults = {kind: count for kind, count in total.repairs.items() if kind != "ok" and count}
+    faults = {kind: count for kind, count in total.repairs.items() if kind in _MALFORMED and count}
     if faults:
         listed = ", ".join(f"{count} {kind}" for kind, count in sorted(faults.items()))
         warnings.append(Warned("REPLIES_REPAIRED", f"replies had to be repaired: {listed}"))
-    if total.cost_nano_usd is None:
-        warnings.append(Warned("PRICE_UNKNOWN", "at least one model has no configured price, so the cost is unset"))
+    bounded = total.repairs.get("missing_label", 0)
+    if bounded:
+        warnings.append(
+            Warned("SCORES_BOUNDED", f"{bounded} labels had no reported probability; a bound stands for it")
+        )
+    if total.cost_nano_usd is None and any(account.usage.cost_nano_usd for account in ledger):
+        # Where nothing has a price there is nothing to be misled by: the cost basis says `unknown`.
+        unpriced = ", ".join(sorted({account.model for account in ledger if account.usage.cost_nano_usd is None}))
+        warnings.append(Warned("PRICE_UNKNOWN", f"the cost is unset, because {unpriced} has no configured price"))
     return warnings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from podium_server.accounting.ledger import Account, Ledger
@@ -48,6 +48,7 @@ class EncoderOf:
     model: str
     revision: str
     prices: Prices
+    token_vectors: bool
 
 
 @dataclass(slots=True)
@@ -57,13 +58,13 @@ class Searcher:
     Args:
         retriever: finds candidates.
         reranker: puts them in order.
-        encoder_of: a collection's encoder, by the collection's name.
+        encoder_of: tells of a collection's encoder, by the collection's name; raises NotFound.
 
     """
 
     retriever: Retriever
     reranker: Reranker
-    encoder_of: Callable[[str], EncoderOf]
+    encoder_of: Callable[[str], Awaitable[EncoderOf]]
 
     async def search(
         self,
@@ -82,6 +83,7 @@ class Searcher:
         """
         began = time.monotonic()
         pipeline = self.reranker.pipeline(request.ranked)
+        encoder = await self.encoder_of(request.ranked.collection)
         recalled = await self.retriever.retrieve(
             RecallQuery(
                 collection=request.ranked.collection,
@@ -89,9 +91,11 @@ class Searcher:
                 k=request.recall_depth or pipeline.section.recall_depth,
                 weights=request.weights or pipeline.section.retrievers,
                 filter=request.filter,
+                # One pass gives both; a judge that wants them finds them in the encoder's cache.
+                token_vectors=encoder.token_vectors,
             )
         )
-        ledger = self._recall_ledger(request.ranked.collection, recalled, time.monotonic() - began)
+        ledger = _recall_ledger(encoder, recalled, time.monotonic() - began)
         candidates = tuple(Candidate(hit.id, hit.text, hit.score, hit.chunk) for hit in recalled.hits)
         outcome = await self.reranker.rerank(
             replace(request.ranked, candidates=candidates),
@@ -102,20 +106,21 @@ class Searcher:
         )
         return Found(outcome, recalled)
 
-    def _recall_ledger(self, collection: str, recalled: Recalled, wall_s: float) -> Ledger:
-        encoder = self.encoder_of(collection)
-        ledger = Ledger(wall_s=wall_s, critical_path_s=recalled.timings.total_s)
-        account = ledger.open(
-            Account(
-                stage="recall",
-                strategy="recall",
-                model=encoder.model,
-                revision=encoder.revision,
-                price_table_version=encoder.prices.version,
-                candidates_out=len(recalled.hits),
-                wall_s=wall_s,
-                critical_path_s=recalled.timings.total_s,
-            )
+
+def _recall_ledger(encoder: EncoderOf, recalled: Recalled, wall_s: float) -> Ledger:
+    """Return the ledger of a request after its recall."""
+    ledger = Ledger(wall_s=wall_s, critical_path_s=recalled.timings.total_s)
+    account = ledger.open(
+        Account(
+            stage="recall",
+            strategy="recall",
+            model=encoder.model,
+            revision=encoder.revision,
+            price_table_version=encoder.prices.version,
+            candidates_out=len(recalled.hits),
+            wall_s=wall_s,
+            critical_path_s=recalled.timings.total_s,
         )
-        account.add(encoder.prices.charge(recalled.usage))
-        return ledger
+    )
+    account.add(encoder.prices.charge(recalled.usage))
+    return ledger
