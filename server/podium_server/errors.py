@@ -44,15 +44,25 @@ class InvalidRequest(PodiumError):
 
     Args:
         field: path of the offending field as the caller wrote it, such as `documents[3].id`.
+        also: other fields with a mistake of the same kind, each with its sentence.
 
     """
 
     reason = "INVALID_REQUEST"
 
-    def __init__(self, field: str, message: str, *, metadata: Mapping[str, str] | None = None) -> None:
-        super().__init__(f"{field}: {message}", metadata=metadata)
+    def __init__(
+        self,
+        field: str,
+        message: str,
+        *,
+        also: Sequence[tuple[str, str]] = (),
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        more = f" (and {len(also)} more)" if also else ""
+        super().__init__(f"{field}: {message}{more}", metadata=metadata)
         self.field = field
         self.description = message
+        self.violations = ((field, message), *also)
 
 
 class NotFound(PodiumError):

@@ -26,7 +26,7 @@ class Limits(BaseModel):
     """Of a query, and of an instruction."""
     recall_depth: int = Field(1_000, ge=1)
     """Candidates that one search recalls."""
-    contenders: int = Field(16, ge=2)
+    contenders: int = Field(16, ge=1)
     """Pipelines of one comparison."""
     batch_in_flight: int = Field(64, ge=1)
     """Items of one BatchRerank at work at the same time. More wait."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from podium_server.errors import InvalidRequest
 from podium_server.judges.case import Candidate
@@ -15,8 +15,7 @@ from podium_server.limits import Limits
 from podium_server.ranking.request import Warned
 
 
-@dataclass(frozen=True, slots=True)
-class GivenDocument:
+class GivenDocument(NamedTuple):
     """A document as a caller gave it. An empty id makes it known by its place alone."""
 
     id: str
@@ -46,46 +45,102 @@ def instruction(text: str, limits: Limits) -> str:
 
 
 def documents(given: Sequence[GivenDocument], limits: Limits) -> tuple[tuple[Candidate, ...], tuple[Warned, ...]]:
+    """Return the candidates of a request, and what was mended on the way; see `columns`."""
+    ids, texts, prior_scores = zip(*given, strict=True) if given else ((), (), ())
+    return columns(ids, texts, prior_scores, limits)
+
+
+def columns(
+    ids: Sequence[str], texts: Sequence[str], prior_scores: Sequence[float | None], limits: Limits
+) -> tuple[tuple[Candidate, ...], tuple[Warned, ...]]:
     """Return the candidates of a request, and what was mended on the way.
+
+    The documents come as columns because most of them are as they should be: one look at all ids, and one at all
+    texts, says so in a tenth of the time that a look at each would take.
+
+    Args:
+        ids: of the documents, in first-stage order; empty for those known by their place alone.
+        texts: likewise.
+        prior_scores: likewise; None for those that have none.
+        limits: of a request.
 
     Raises:
         InvalidRequest: none, too many, an id twice, a text too long, a score that is no number.
 
     """
-    if not given:
+    if not ids:
         raise InvalidRequest("documents", "are none; give at least 1")
-    if len(given) > limits.documents:
+    if len(ids) > limits.documents:
         raise InvalidRequest(
             "documents",
-            f"are {len(given):,}; limits.documents is {limits.documents:,}. Recall fewer, or split the list",
+            f"are {len(ids):,}; limits.documents is {limits.documents:,}. Recall fewer, or split the list",
         )
+    if not _plain("".join(ids)) or max(map(len, ids)) > limits.id_bytes:
+        for place, name in enumerate(ids):
+            identify(name, limits, field=f"documents[{place}].id", required=False)
+    _check_repeats(ids)
+    # No text has more bytes than four times its characters.
+    if max(map(len, texts)) * 4 > limits.document_bytes:
+        for place, text in enumerate(texts):
+            _check_size(text, limits, field=f"documents[{place}].text")
+    for place, score in enumerate(prior_scores):
+        if score is not None and not math.isfinite(score):
+            raise InvalidRequest(f"documents[{place}].prior_score", f"is {score}; a finite number is needed")
+    warnings = []
+    # Texts that differ do so early, as a rule, and a hash of their beginnings costs a tenth.
+    if len({text[:32] for text in texts}) < len(texts) and len(set(texts)) < len(texts):
+        warnings.append(_twins(texts))
+    if not _plain("".join(texts)):
+        cleaned = [_clean(text) for text in texts]
+        mended = tuple(place for place, text in enumerate(texts) if cleaned[place] is not text)
+        texts = cleaned
+        if mended:
+            message = f"{len(mended)} texts had NUL characters or lone surrogates, which were replaced"
+            warnings.append(Warned("TEXT_CLEANED", message, mended))
+    if not all(map(str.strip, texts)):
+        empty = tuple(place for place, text in enumerate(texts) if not text.strip())
+        warnings.append(Warned("EMPTY_TEXT", f"{len(empty)} documents have no text", empty))
+    return tuple(map(Candidate, ids, texts, prior_scores)), tuple(warnings)
+
+
+def _plain(text: str) -> bool:
+    """Tell whether there is nothing in it that would have to be cleaned."""
+    return "\0" not in text and not _has_surrogates(text)
+
+
+def _check_size(text: str, limits: Limits, *, field: str) -> None:
+    size = _size(text)
+    if size > limits.document_bytes:
+        raise InvalidRequest(
+            field, f"has {size:,} bytes; limits.document_bytes is {limits.document_bytes:,}. Split it into passages"
+        )
+
+
+def _twins(texts: Sequence[str]) -> Warned:
     first_place: dict[str, int] = {}
-    candidates = []
-    mended: list[str] = []
-    empty: list[str] = []
-    for place, document in enumerate(given):
-        where = f"documents[{place}]"
-        identify(document.id, limits, field=f"{where}.id", required=False)
-        if document.id and first_place.setdefault(document.id, place) != place:
-            raise InvalidRequest(
-                f"{where}.id",
-                f"{document.id!r} is the id of documents[{first_place[document.id]}] too; every document needs its own",
-            )
-        size = _size(document.text)
-        if size > limits.document_bytes:
-            raise InvalidRequest(
-                f"{where}.text",
-                f"has {size:,} bytes; limits.document_bytes is {limits.document_bytes:,}. Split it into passages",
-            )
-        if document.prior_score is not None and not math.isfinite(document.prior_score):
-            raise InvalidRequest(f"{where}.prior_score", f"is {document.prior_score}; a finite number is needed")
-        text = _clean(document.text)
-        if text != document.text:
-            mended.append(document.id or str(place))
-        if not text.strip():
-            empty.append(document.id or str(place))
-        candidates.append(Candidate(document.id, text, document.prior_score))
-    return tuple(candidates), _warnings(candidates, mended, empty)
+    places = tuple(place for place, text in enumerate(texts) if first_place.setdefault(text, place) != place)
+    return Warned("EQUAL_TEXTS", f"{len(places)} documents repeat the text of another; each has its own place", places)
+
+
+def _check_repeats(names: Sequence[str]) -> None:
+    """Refuse ids that are there twice, and name every one that repeats."""
+    given = [name for name in names if name]
+    if len(set(given)) == len(given):
+        return
+    first_place: dict[str, int] = {}
+    first, *also = (
+        (
+            f"documents[{place}].id",
+            f"{_shown(name)} is the id of documents[{first_place[name]}] too; every document needs its own",
+        )
+        for place, name in enumerate(names)
+        if name and first_place.setdefault(name, place) != place
+    )
+    raise InvalidRequest(*first, also=also)
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 40 else f"{name[:40]}…")
 
 
 def identify(name: str, limits: Limits, *, field: str, required: bool = True) -> str:
@@ -140,26 +195,6 @@ def duration(value_s: float | None, *, field: str) -> float | None:
     return value_s
 
 
-def _warnings(candidates: list[Candidate], mended: list[str], empty: list[str]) -> tuple[Warned, ...]:
-    warnings = []
-    twins = len(candidates) - len({candidate.text for candidate in candidates})
-    if twins:
-        warnings.append(
-            Warned("EQUAL_TEXTS", f"{twins} documents repeat the text of another; each has its own place")
-        )
-    if mended:
-        warnings.append(
-            Warned(
-                "TEXT_CLEANED",
-                f"{len(mended)} texts had NUL characters or lone surrogates, which were replaced",
-                tuple(mended),
-            )
-        )
-    if empty:
-        warnings.append(Warned("EMPTY_TEXT", f"{len(empty)} documents have no text", tuple(empty)))
-    return tuple(warnings)
-
-
 def _clean(text: str) -> str:
     """Replace what no tokenizer and no database can take: NUL by a space, half of a character by U+FFFD."""
     if "\0" in text:
@@ -168,6 +203,8 @@ def _clean(text: str) -> str:
 
 
 def _has_surrogates(text: str) -> bool:
+    if text.isascii():
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from podium_strategies.fusion import z_scores
 from podium_strategies.permutation import front
 from podium_strategies.plan import Grade, Liken, Plan, Question, Ranking, Scale, Strategy, ask_all
 from podium_strategies.pool import Pool
@@ -19,10 +19,13 @@ class Mmr(Strategy):
     judge answers with one matrix product.
 
     Args:
-        balance: the paper's lambda: 1 is relevance alone, 0 is difference alone.
+        balance: the paper's lambda: 1 is relevance alone, 0 is difference alone. Relevance is scaled to 0 … 1 over the
+            pool, so that it weighs against similarities whatever the unit of its scores.
         k: how many places to fill this way; the rest follows by relevance. None fills all.
 
     """
+
+    kinds = (Grade, Liken)
 
     balance: float = 0.7
     k: int | None = None
@@ -50,7 +53,7 @@ class Mmr(Strategy):
         grades: list[Question[Any]] = [] if pool.scores is not None else [Grade(item) for item in start]
         rows: list[Question[Any]] = [Liken(item, start) for item in start]
         answers = yield from ask_all([*grades, *rows], start)
-        relevance = z_scores(pool.scores if pool.scores is not None else answers[: len(grades)])
+        relevance = _from_0_to_1(pool.scores if pool.scores is not None else answers[: len(grades)])
         alike = answers[len(grades) :]
 
         chosen: list[int] = []
@@ -71,3 +74,10 @@ class Mmr(Strategy):
                 nearest[item] = max(nearest[item], alike[best][item])
         by_relevance = sorted(start, key=lambda item: -relevance[item])
         return Ranking(front(chosen, by_relevance), tuple(marginal))
+
+
+def _from_0_to_1(values: Sequence[float]) -> list[float]:
+    """Return values scaled so that the least is 0 and the greatest 1; all 0 where they do not differ."""
+    least = min(values, default=0.0)
+    span = max(values, default=0.0) - least
+    return [(value - least) / span if span > 0 else 0.0 for value in values]

@@ -42,6 +42,7 @@ class _Branch:
     answers: dict[int, Any] = field(default_factory=dict)
     round_cost: float = 0.0
     children: list[_Branch] = field(default_factory=list)
+    waiting: list[_Branch] = field(default_factory=list)  # the children that stand at an `Until`
     results: dict[int, Any] = field(default_factory=dict)
     latest: _Branch | None = None  # the child that moved last
 
@@ -76,7 +77,6 @@ class Execution:
         """Questions handed out so far."""
         self._ready: list[Asked] = []
         self._open: dict[int, _Branch] = {}
-        self._waiting: list[_Branch] = []
         self._next_id = 0
         self._result: Ranking | None = None
         self._last_order: Permutation = tuple(range(n))
@@ -135,7 +135,6 @@ class Execution:
         self._last_order = self.so_far
         self._ready.clear()
         self._open.clear()
-        self._waiting.clear()
         _close(self._root)
         self._root = _Branch(self._root.plan)
 
@@ -144,16 +143,16 @@ class Execution:
         moves: list[tuple[_Branch, Any]] = [(start, value)]
         while moves:
             branch, value = moves.pop()
-            moves.extend(reversed(self._step(branch, value)))
-            if not moves:
-                moves.extend(self._released(branch))
+            freed = self._step(branch, value)
+            freed.extend(_released(branch))
+            moves.extend(reversed(freed))
         if not self._open and self._result is None:
             raise PlanError("every branch of the plan waits for another one")
 
     def _step(self, branch: _Branch, value: Any) -> list[tuple[_Branch, Any]]:
         """Resume one generator up to its next step, and return who can move because of it."""
         branch.answers, branch.round_cost = {}, 0.0
-        branch.children, branch.results, branch.latest = [], {}, None
+        branch.children, branch.waiting, branch.results, branch.latest = [], [], {}, None
         try:
             step = branch.plan.send(value)
         except StopIteration as stop:
@@ -177,7 +176,8 @@ class Execution:
             case Until(condition):
                 if condition():
                     return [(branch, None)]
-                self._waiting.append(branch)
+                if branch.parent is not None:
+                    branch.parent.waiting.append(branch)
                 return []
         raise PlanError(f"a plan yielded {type(step).__name__}, which is no step")
 
@@ -212,21 +212,31 @@ class Execution:
         parent.so_far = parent.order()
         return [(parent, [parent.results[place] for place in range(len(parent.children))])]
 
-    def _released(self, mover: _Branch) -> list[tuple[_Branch, Any]]:
-        """Return who waited for what `mover` has just done. What it cost to get there is theirs, too."""
-        free = [branch for branch in self._waiting if isinstance(branch.step, Until) and branch.step.condition()]
-        if free:
-            self._waiting = [branch for branch in self._waiting if branch not in free]
-        for branch in free:
-            # A mover that has asked again since counts that next round already; its sibling is behind the one before.
-            branch.depth = max(branch.depth, mover.depth - isinstance(mover.step, Round))
-            branch.path = max(branch.path, mover.path)
-        return [(branch, None) for branch in free]
-
     def _checked(self, order: Permutation) -> Permutation:
         if not is_permutation(order, self.n):
             raise PlanError(f"not a permutation of {self.n} items: {order[:20]!r}")
         return order
+
+
+def _released(mover: _Branch) -> list[tuple[_Branch, Any]]:
+    """Return who waited for what `mover` has just done. What it cost to get there is theirs, too.
+
+    Asked are its siblings and those of its ancestors: a tree of forks then looks at few, however many wait in all.
+    """
+    freed: list[_Branch] = []
+    fork = mover.parent
+    while fork is not None:
+        free = [branch for branch in fork.waiting if isinstance(branch.step, Until) and branch.step.condition()]
+        if free:
+            fork.waiting = [branch for branch in fork.waiting if branch not in free]
+            freed.extend(free)
+        fork = fork.parent
+    # A mover that has asked again since counts that next round already; its siblings are behind the one before.
+    asked_again = isinstance(mover.step, Round) and bool(mover.step.questions)
+    for branch in freed:
+        branch.depth = max(branch.depth, mover.depth - asked_again)
+        branch.path = max(branch.path, mover.path)
+    return [(branch, None) for branch in freed]
 
 
 def _close(branch: _Branch) -> None:

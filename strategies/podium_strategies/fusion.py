@@ -64,7 +64,7 @@ class Fusion(Strategy):
 
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:
-        return frozenset().union(*(stage.strategy.asks for stage in self.of))
+        return frozenset().union(*(voice.strategy.asks for voice in self.of))
 
     @property
     def scale(self) -> Scale | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 from podium_strategies.permutation import shuffled
 from podium_strategies.plan import Grade, Liken, Order, Pick, PlanError, Prefer, Question
@@ -22,7 +22,7 @@ class Oracle:
         self._rank = {item: rank for rank, item in enumerate(truth)}
 
     @classmethod
-    def seeded(cls, n: int, seed: int) -> Oracle:
+    def seeded(cls, n: int, seed: int) -> Self:
         """Return an oracle over `n` items whose truth has nothing to do with the first-stage order."""
         return cls([-rank for rank in shuffled(range(n), seed)])
 

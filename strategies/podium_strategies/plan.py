@@ -7,7 +7,9 @@ or a price. Three kinds of step exist, and three functions to yield them:
 |---------|------------------------|---------------------------------------------------|-------------------------|
 | `Round` | `ask`, `ask_all`       | when all of its questions are answered            | the answer(s), in order |
 | `Fork`  | `together`             | when all of its branches have returned            | what they returned      |
-| `Until` | `until`                | when the condition holds, looked at again whenever a sibling moves | nothing |
+| `Until` | `until`                | when the condition holds                          | nothing                 |
+
+A condition is looked at again whenever a sibling, or a branch of one, has moved.
 
 Rounds are latency, questions are price: the length of the longest chain of rounds is what a caller waits for, and the
 number of questions is what a caller pays.
@@ -19,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from podium_strategies.pool import Pool
 
@@ -196,9 +198,17 @@ def together(
 
 
 def until(condition: Callable[[], bool]) -> Plan[None]:
-    """Wait for a sibling branch's work on shared state. Costs no question and no round of its own."""
+    """Wait for a sibling branch's work on shared state. Costs no question and no round of its own.
+
+    A condition that has come to hold must hold until this branch has moved: nobody looks a second time.
+    """
     if not condition():
         yield Until(condition)
+
+
+def leave(order: Sequence[int]) -> Plan[None]:
+    """Say which whole order stands now, and ask nothing: a branch that ends says so what it came to."""
+    yield Round((), tuple(order))
 
 
 # --- strategies -------------------------------------------------------------------------------------------------
@@ -241,14 +251,20 @@ class Strategy(ABC):
 
     __slots__ = ()
 
+    kinds: ClassVar[tuple[type[Question[Any]], ...]] = ()
+    """The kinds of question that the class asks by itself."""
+
     @abstractmethod
     def plan(self, pool: Pool) -> Plan[Ranking]:
         """Return a fresh plan over `pool`."""
 
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:
-        """The kinds of question that a plan may ask, so that a judge who cannot answer is refused beforehand."""
-        return frozenset()
+        """The kinds of question that a plan may ask, so that a judge who cannot answer is refused beforehand.
+
+        Strategies that are made of others answer for these.
+        """
+        return frozenset(self.kinds)
 
     @property
     def scale(self) -> Scale | None:
@@ -288,7 +304,26 @@ def within(plan: Plan[Ranking], items: Sequence[int], rest: Sequence[int] = (), 
         return tuple(outer[i] for i in order) + tail
 
     ranking: Ranking = yield from _translate(plan, outer, lift, role)
+    yield from leave(lift(ranking.order))
     return Ranking(tuple(outer[i] for i in ranking.order), ranking.scores)
+
+
+def reworded(plan: Plan[ResultT], reword: Callable[[Question[Any]], Question[Any]]) -> Plan[ResultT]:
+    """Pass a plan's steps on with every question put as `reword` puts it, and the answers back as they come."""
+    send: Any = None
+    while True:
+        try:
+            step = plan.send(send)
+        except StopIteration as stop:
+            result: ResultT = stop.value
+            return result
+        match step:
+            case Round(questions):
+                send = yield replace(step, questions=tuple(reword(question) for question in questions))
+            case Fork(plans):
+                send = yield replace(step, plans=tuple(reworded(branch, reword) for branch in plans))
+            case Until():
+                send = yield step
 
 
 def _translate(

@@ -33,6 +33,8 @@ class Pointwise(Strategy):
     label (arXiv 2310.14122), or the likelihood of the query (arXiv 2204.07496).
     """
 
+    kinds = (Grade,)
+
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:
         return frozenset({Grade})

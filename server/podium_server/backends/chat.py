@@ -25,6 +25,8 @@ class Capability(Enum):
     JSON_SCHEMA = "json_schema"
     CHOICE = "choice"
     REGEX = "regex"
+    PREFILL = "prefill"
+    """The model continues a reply that the call begins (a last turn of the assistant's)."""
     CACHED_TOKENS = "cached_tokens"
     """The usage tells how many prompt tokens the prefix cache served."""
 

@@ -1,0 +1,124 @@
+"""`podium`: finds the command, runs it, and says in one sentence what went wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS = {
+    "serve": "Serve over gRPC.",
+    "demo": "Index this machine's Python library, ask it questions, show rankings and what they cost.",
+    "index": "Put documents into a collection.",
+    "search": "Ask a collection: recall, then a pipeline.",
+    "rerank": "Put many lists of candidates in order.",
+    "estimate": "Quote questions, calls, tokens and money. Calls no model.",
+    "strategies": "List the ranking strategies that are installed, with their options.",
+    "doctor": "Look for what would keep Podium from running well here.",
+}
+
+# The errors of which the cure is another command line or another file, by name: their classes are not imported here.
+_MISUSES = frozenset({"ConfigInvalid", "InvalidRequest", "NotFound", "FailedPrecondition", "AlreadyExists"})
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
+
+
+class Command(click.Command):
+    """A command that takes `--verbose` wherever it stands."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["context_settings"] = SETTINGS | kwargs.get("context_settings", {})
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            click.Option(["--verbose", "-v"], is_flag=True, expose_value=False, help=_VERBOSE, callback=_be_verbose)
+        )
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"podium_server.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # As click's own, from the table instead of from the commands, which would have to be imported.
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+_VERBOSE = "Show the traceback of an error."
+
+
+def _be_verbose(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["verbose"] = True
+
+
+@click.group(cls=_LazyGroup, context_settings=SETTINGS)
+@click.option("--verbose", "-v", is_flag=True, expose_value=False, help=_VERBOSE, callback=_be_verbose)
+@click.version_option(version("podium"), prog_name="podium")
+def cli() -> None:
+    r"""Put candidates in order, with any strategy, and say what the order cost.
+
+    \b
+    Examples:
+      podium demo
+      podium serve --port 50051 --data-dir ./data
+      podium rerank --pipeline fast lists.jsonl.gz --out ranked.jsonl
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0 done, 1 failed, 2 misused or misconfigured, 130 interrupted."""
+    context: click.Context | None = None
+    try:
+        with cli.make_context("podium", list(sys.argv[1:] if arguments is None else arguments)) as context:
+            result = cli.invoke(context)
+            return result if isinstance(result, int) else DONE
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:  # noqa: BLE001  # the last one who can say anything; a traceback is shown below
+        return _explain(error, verbose=context is not None and bool(context.meta.get("verbose")))
+
+
+def _explain(error: Exception, *, verbose: bool) -> int:
+    """Say what went wrong; a defect of ours, and whatever `--verbose` asks for, with its traceback."""
+    known = any(kind.__name__ == "PodiumError" for kind in type(error).__mro__)
+    if verbose or not (known or isinstance(error, OSError)):
+        traceback.print_exception(error)
+    if known:
+        say(str(getattr(error, "message", error)))
+        return MISUSED if type(error).__name__ in _MISUSES else FAILED
+    if isinstance(error, OSError) and error.strerror:
+        say(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        return FAILED
+    say(f"a defect of Podium's own: {type(error).__name__}: {error}")
+    return FAILED
+
+
+def say(sentence: str) -> None:
+    """Print a sentence where errors go."""
+    click.echo(f"podium: {sentence}", err=True)

@@ -1,0 +1,1 @@
+"""Offline jobs: streams of lists in, orders out, many side by side and never more in memory than that."""

@@ -1,0 +1,52 @@
+"""`grpc.health.v1`: a name for each service, and the empty one for all of them together.
+
+It follows what the services need to answer, looked at every half second: models are loaded in the background and may
+come later than the socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from grpc_health.v1 import health, health_pb2
+
+if TYPE_CHECKING:
+    from grpc_health.v1._async import HealthServicer
+
+_LOOK_EVERY_S = 0.5
+
+
+class Health:
+    """What the health service answers.
+
+    Args:
+        ready: by name of a service, whether it can answer now.
+
+    """
+
+    def __init__(self, ready: Mapping[str, Callable[[], bool]]) -> None:
+        self.servicer: HealthServicer = health.aio.HealthServicer()
+        self._ready = ready
+        self._told: dict[str, bool] = {}
+
+    async def look(self) -> None:
+        """Tell how things are now."""
+        now = {name: ready() for name, ready in self._ready.items()}
+        now[health.OVERALL_HEALTH] = all(now.values())
+        for name, ready in now.items():
+            if self._told.get(name) is not ready:
+                self._told[name] = ready
+                serving = health_pb2.HealthCheckResponse.SERVING
+                await self.servicer.set(name, serving if ready else health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def follow(self) -> None:
+        """Tell how things are, again and again; cancelled by whoever began it."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def drain(self) -> None:
+        """Tell that nothing is served any more, for good."""
+        await self.servicer.enter_graceful_shutdown()

@@ -1,0 +1,203 @@
+"""The server itself: sockets, services, health, and the way down.
+
+On SIGTERM: health says NOT_SERVING, new calls get UNAVAILABLE, running ones go on to their end (for at most
+`limits.drain_s`), and then the sockets close. A second signal closes them at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from podium.v1 import catalog_service_pb2, index_service_pb2, rerank_service_pb2, search_service_pb2
+from podium_server.errors import ConfigInvalid
+from podium_server.limits import Limits
+from podium_server.transport import reflection
+from podium_server.transport.calls import Door
+from podium_server.transport.catalog_service import CatalogService
+from podium_server.transport.health import Health
+from podium_server.transport.index_service import IndexService
+from podium_server.transport.rerank_service import RerankService
+from podium_server.transport.search_service import SearchService
+from podium_server.transport.served import Podium
+
+log = logging.getLogger(__name__)
+
+RERANK = rerank_service_pb2.DESCRIPTOR.services_by_name["RerankService"]
+SEARCH = search_service_pb2.DESCRIPTOR.services_by_name["SearchService"]
+INDEX = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"]
+CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
+SERVICES = (RERANK, SEARCH, INDEX, CATALOG)
+
+# The last bytes of answers that are on their way when no call runs any more, and streams of health to nobody's harm.
+_LAST_BYTES_S = 1.0
+
+
+class Server:
+    """One listening server over one Podium."""
+
+    def __init__(self, podium: Podium) -> None:
+        self.podium = podium
+        self.door = Door()
+        self.health = Health(
+            {
+                RERANK.full_name: lambda: podium.rerank_ready,
+                SEARCH.full_name: lambda: podium.rerank_ready and podium.index_ready,
+                INDEX.full_name: lambda: podium.index_ready,
+                CATALOG.full_name: lambda: True,
+            }
+        )
+        self._grpc = grpc.aio.server(options=_options(podium.limits))
+        servicers: dict[Any, object] = {
+            RERANK: RerankService(podium.reranker, podium.limits),
+            SEARCH: SearchService(podium.searcher, podium.collections, podium.limits),
+            INDEX: IndexService(
+                podium.collections, podium.searcher, podium.limits, podium.config.server.default_encoder
+            ),
+            CATALOG: CatalogService(podium),
+        }
+        self._grpc.add_generic_rpc_handlers(
+            tuple(self.door.handlers(service, servicer) for service, servicer in servicers.items())
+        )
+        names = [*(service.full_name for service in SERVICES), _health_name()]
+        self._grpc.add_generic_rpc_handlers(reflection.handlers(names))
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> str:
+        """Listen, and return the address that clients can use.
+
+        Raises:
+            ConfigInvalid: nobody can listen there.
+
+        """
+        # An address of IPv6 has colons of its own.
+        shown = f"[{host}]" if ":" in host else host
+        _check_free(host, port)
+        try:
+            bound = self._grpc.add_insecure_port(f"{shown}:{port}")
+        except RuntimeError as error:
+            raise ConfigInvalid(f"cannot listen on {shown}:{port}: {error}") from error
+        await self.health.look()
+        _spare_the_collector()
+        await self._grpc.start()
+        self._watch = asyncio.create_task(self.health.follow(), name="health")
+        return f"{shown}:{bound}"
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take no new calls, and wait for the running ones, but not for ever."""
+        self.door.close()
+        if self._watch is not None:
+            self._watch.cancel()
+        await self.health.drain()
+        if not await self.door.emptied(timeout_s):
+            log.warning("calls still run after limits.drain_s and are cancelled", extra={"running": self.door.running})
+
+    async def stop(self) -> None:
+        """Close the sockets. Calls that still run are cancelled after a moment."""
+        self.door.close()
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        await self._grpc.stop(None if self.door.running else _LAST_BYTES_S)
+        # grpc.aio cancels the handlers and does not wait for them; what they spent has yet to be entered.
+        await self.door.emptied(_LAST_BYTES_S)
+
+
+async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain.
+
+    Args:
+        podium: what to serve.
+        host: name or address to listen on.
+        port: 0 takes any free one.
+        ready: is told `host:port` once calls are answered.
+
+    Raises:
+        ConfigInvalid: nobody can listen there.
+
+    """
+    server = Server(podium)
+    first, second = asyncio.Event(), asyncio.Event()
+    with _signals(lambda: second.set() if first.is_set() else first.set()):
+        address = await server.start(host, port)
+        try:
+            ready(address)
+            await first.wait()
+            log.info("stopping: running calls end, new ones are refused", extra={"running": server.door.running})
+            draining = asyncio.create_task(server.drain(podium.limits.drain_s))
+            hurrying = asyncio.create_task(second.wait())
+            await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+            hurrying.cancel()
+        finally:
+            await server.stop()
+
+
+@contextlib.contextmanager
+def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
+    """Call `on_signal` for every SIGTERM and SIGINT within."""
+    loop = asyncio.get_running_loop()
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    for number in wanted:
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            loop.remove_signal_handler(number)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", limits.message_bytes),
+        # Two servers on one port would each get half of the calls, and neither would say so.
+        ("grpc.so_reuseport", 0),
+        # A client whose machine has vanished is noticed in a minute and a half; its calls stop then.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 30_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Clients behind proxies that forget idle connections may ping every ten seconds without being sent away.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _spare_the_collector() -> None:
+    """Let Python look for cycles less often: a request makes hundreds of objects, and none of them in a cycle.
+
+    Whatever is there at the start stays for good and need not be looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Say plainly why nobody can listen there; gRPC would print a page, and raise without the reason."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # As gRPC does: a port whose last owner is gone is free, even while its old connections time out.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise ConfigInvalid(
+            f"cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or choose another port "
+            "(server.port; 0 takes any free one)"
+        ) from error
+
+
+def _health_name() -> str:
+    return health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
