@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test check setup setup-dev proto bench clean
+.PHONY: help demo test test-engines check setup setup-dev proto bench clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
 
@@ -26,6 +26,10 @@ demo: $(VENV)/.core  ## index this machine's Python library, ask it questions ov
 
 test: $(VENV)/.dev   ## the tests
 	$(BIN)/python -m pytest -n 2
+
+test-engines: $(VENV)/.dev  ## every strategy through a real llama.cpp and a real vLLM (the first time: 20 minutes, 3.6 GB)
+	tests/engines/setup.sh
+	PODIUM_ENGINES=1 $(BIN)/python -m pytest tests/engines
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, the contract
 	$(BIN)/ruff format --check .

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 EncoderSection = OpenVinoModel | SentenceTransformersModel | OpenAIEmbeddingsModel
 ChatSection = OpenAIModel | VllmModel
+Kinds = frozenset[type[Question[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class ModelCard:
     backend: str
     model_id: str
     revision: str
-    answers: frozenset[type[Question[Any]]]
+    answers: Kinds
     ready: bool
     prices: Prices
     max_tokens: int | None = None
@@ -82,13 +83,13 @@ class Models:
         self.encoders: dict[str, EncoderSeat] = {}
         self.chats: dict[str, ChatBackend] = {}
 
-    def judge(self, section: StageSection, model: str, asks: frozenset[type[Question[Any]]]) -> Judge:
+    def judge(self, section: StageSection, model: str, asks: Kinds) -> Judge:
         """Return the judge of `model` for a stage (a `ranking.pipeline.JudgeMaker`)."""
         match self.section(model):
-            case OpenAIModel() | VllmModel():
-                return self._chat_judge(section, model, asks)
-            case _:
-                return self._encoder_judge(section, model, asks)
+            case OpenAIModel() | VllmModel() as chat:
+                return self._chat_judge(section, model, chat, asks)
+            case encoder:
+                return self._encoder_judge(section, model, encoder, asks)
 
     def section(self, model: str) -> EncoderSection | ChatSection:
         """Return a model's configuration.
@@ -153,7 +154,7 @@ class Models:
                 answers=frozenset({Grade, Prefer, Pick, Order}),
                 ready=True,
                 prices=section.prices.prices(),
-                max_tokens=section.context_tokens,
+                max_tokens=section.context_tokens if isinstance(section, OpenAIModel) else None,
             )
         seat = self.encoders.get(name)
         loaded = seat.loaded if seat is not None else None
@@ -178,10 +179,9 @@ class Models:
             backend = self.chats[model] = _chat_backend(model, self.section(model))
         return backend
 
-    def _encoder_judge(self, section: StageSection, model: str, asks: frozenset[type[Question[Any]]]) -> Judge:
+    def _encoder_judge(self, section: StageSection, model: str, configured: EncoderSection, asks: Kinds) -> Judge:
         from podium_server.judges.encoder import EncoderJudge
 
-        configured = self.section(model)
         embeds_tokens = not isinstance(configured, OpenAIEmbeddingsModel)
         if section.prompt is not None:
             raise FailedPrecondition(f"prompt is set, and the model {model!r} is an encoder, which takes none")
@@ -217,22 +217,23 @@ class Models:
                 look(stage)
         return frozenset(found)
 
-    def _chat_judge(self, section: StageSection, model: str, asks: frozenset[type[Question[Any]]]) -> Judge:
-        from podium_server.judges.chat import ChatJudge, ChatSettings
+    def _chat_judge(self, section: StageSection, model: str, configured: ChatSection, asks: Kinds) -> Judge:
+        from podium_server.judges.chat import ChatJudge
+        from podium_server.judges.chat import ChatSettings as JudgeSettings
 
         if section.scoring is not None:
             raise FailedPrecondition(
                 f"scoring is {section.scoring!r}, and the model {model!r} is no encoder; use prompt"
             )
-        configured = self.section(model)
         return ChatJudge(
             self.chat(model),
             _prompts(section, asks),
             configured.prices.prices(),
-            ChatSettings(
+            JudgeSettings(
                 on_unreadable=section.on_unreadable,
                 reask_missing=section.reask_missing,
                 constrained=section.constrained,
+                temperature=configured.temperature,
                 max_output_tokens=section.max_output_tokens,
             ),
             self.verdicts,
@@ -246,7 +247,7 @@ class Models:
             await backend.aclose()
 
 
-def _prompts(section: StageSection, asks: frozenset[type[Question[Any]]]) -> tuple[Prompt, ...]:
+def _prompts(section: StageSection, asks: Kinds) -> tuple[Prompt, ...]:
     """Return the prompts of a stage: the one that it names, and the usual one for every other kind of question."""
     from podium_strategies import prompts
 
@@ -361,7 +362,7 @@ def _chat_backend(model: str, section: EncoderSection | ChatSection) -> ChatBack
         case VllmModel():
             from podium_server.backends.vllm_chat import VllmChat
 
-            return VllmChat(model, model=section.model, prices=section.prices.prices())
+            return VllmChat(model, model=section.model, engine_args=section.engine, prices=section.prices.prices())
     raise FailedPrecondition(f"the model {model!r} (backend {section.backend!r}) does not answer in text")
 
 

@@ -121,7 +121,7 @@ class OpenAIModel(_Model):
     attempts: int = Field(4, ge=1, le=20)
     reply_wait_s: float = Field(60.0, gt=0)
     queue: int = Field(10_000, ge=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
+    temperature: float = Field(0.0, ge=0, le=2)
     extra_body: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -130,7 +130,6 @@ class VllmModel(_Model):
 
     backend: Literal["vllm"]
     model: str
-    context_tokens: int | None = Field(None, ge=256)
     temperature: float = Field(0.0, ge=0, le=2)
     engine: dict[str, Any] = Field(default_factory=dict)
     """Arguments of vLLM's `AsyncEngineArgs`."""

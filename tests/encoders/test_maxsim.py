@@ -34,7 +34,7 @@ def test_it_is_what_a_loop_computes_whatever_falls_across_the_chunks(
     rng = np.random.default_rng(seed)
     q, docs = tokens(rng, query), [tokens(rng, count) for count in counts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_ROWS", rows)
+        patch.setattr(module, "_PRODUCT_SIZE", rows * 16 * max(1, query))
         np.testing.assert_allclose(maxsim(q, docs), naive(q, docs), atol=1e-5)
         np.testing.assert_allclose(maxsim_int8(q, [quantize_tokens(doc) for doc in docs]), maxsim(q, docs), atol=0.01)
 

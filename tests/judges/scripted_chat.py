@@ -19,7 +19,9 @@ class ScriptedChat:
     """Answers a call with what `script` returns for it: a text, a reply, an error to raise, or an event to wait for."""
 
     script: Callable[[ChatCall], str | ChatReply | Exception | asyncio.Event]
-    can: frozenset[Capability] = frozenset({Capability.TEXT})
+    can: frozenset[Capability] = frozenset(
+        {Capability.TEXT, Capability.LOGPROBS, Capability.PROMPT_LOGPROBS, Capability.PREFILL}
+    )
     context_tokens: int | None = None
     name: str = "scripted"
     revision: str = "scripted-1"

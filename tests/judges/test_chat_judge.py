@@ -211,7 +211,7 @@ async def test_scores_preferences_picks_and_orders_from_one_token() -> None:
         ("first", Order((2, 1, 0)), weighed(A=0.1, B=0.7, C=0.2), (1, 0, 2)),
         ("bge-reranker-v2-gemma", Grade(0), weighed(Yes=0.3), 0.3),
     ):
-        chat = ScriptedChat(saying(reply), can=frozenset({Capability.LOGPROBS}))
+        chat = ScriptedChat(saying(reply), can=frozenset({Capability.LOGPROBS, Capability.PREFILL}))
         judge = ChatJudge(chat, load(name))
         assert await judge.lacking() == ()
         sink = await ruled(judge, [question])
@@ -239,11 +239,19 @@ async def test_no_label_at_all_is_unreadable() -> None:
 
 
 async def test_an_endpoint_without_log_probabilities_is_named() -> None:
-    judge = ChatJudge(ScriptedChat(saying("Yes")), load("yes-no"))
+    chat = ScriptedChat(saying("Yes"), can=frozenset({Capability.TEXT}))
+    judge = ChatJudge(chat, load("yes-no"))
     (sentence,) = await judge.lacking([Grade])
     assert sentence == (
         "the prompt yes-no/1 needs label_logprobs or logprobs of the model scripted, whose endpoint gives none"
     )
+    with pytest.raises(FailedPrecondition, match="needs label_logprobs or logprobs"):
+        await judge.rule(ABC, [Grade(0)], Collected())
+    assert chat.calls == [], "what is known to be missing is not paid for"
+
+
+async def test_an_endpoint_that_says_it_can_and_does_not_is_named_too() -> None:
+    judge = ChatJudge(ScriptedChat(saying("Yes")), load("yes-no"))
     with pytest.raises(FailedPrecondition, match="gave no log-probabilities"):
         await judge.rule(ABC, [Grade(0)], sink := Collected())
     assert sink.usage.calls == 1

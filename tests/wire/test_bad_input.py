@@ -63,7 +63,10 @@ BAD: dict[str, tuple[Request, list[str]]] = {
     "long instruction": (changed(lambda m: setattr(m, "instruction", "x" * 33_000)), ["instruction"]),
     "no candidates": (request(0), ["documents"]),
     "too many candidates": (request(10_001), ["documents"]),
-    "duplicate ids": (documents(("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")), ["documents[2].id", "documents[3].id"]),
+    "duplicate ids": (
+        documents(("a", "1"), ("b", "2"), ("a", "3"), ("b", "4")),
+        ["documents[2].id", "documents[3].id"],
+    ),
     "long id": (documents(("x" * 513, "1")), ["documents[0].id"]),
     "NUL in an id": (documents(("a", "1"), ("b\0", "2")), ["documents[1].id"]),
     "text of 5 MB": (documents(("a", "1"), ("b", "x" * (5 * MIB))), ["documents[1].text"]),

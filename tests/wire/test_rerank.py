@@ -19,7 +19,7 @@ from podium_server.limits import Limits
 from podium_server.transport.agreement import kendall_tau, overlap
 from podium_strategies.oracle import Oracle
 from tests.ranking.scripted import ScriptedJudge
-from tests.wire.serving import WINDOW, Stubs, ids, refused, request, serving, standing
+from tests.wire.serving import WINDOW, ids, refused, request, serving, standing
 
 Stream = rerank_service_pb2.StreamRerankRequest
 Batch = rerank_service_pb2.BatchRerankRequest
@@ -171,9 +171,9 @@ async def test_snapshots_keep_their_distance() -> None:
 
 async def test_a_slow_reader_gets_the_latest() -> None:
     """A window of HTTP/2 that does not grow is soon full; a reader that sleeps misses the snapshots in between."""
-    n = 2_000
+    n = 4_000
     made = standing(judge(n, delay_s=lambda _: 0.002), window=[WINDOW | {"size": 20, "stride": 10}])
-    async with serving(made, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 65_535)) as stubs:
+    async with serving(made, ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16_384)) as stubs:
         call = stubs.rerank.StreamRerank(Stream(request=request(n, "window", top_n=1)))
         await call.read()
         await asyncio.sleep(1.5)

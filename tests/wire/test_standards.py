@@ -132,7 +132,9 @@ async def test_both_versions_answer_the_same(stubs: Stubs) -> None:
         answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
         call.cancel()
         answers.append(answer)
-        names = [FileDescriptorProto.FromString(file).name for file in answer.file_descriptor_response.file_descriptor_proto]
+        names = [
+            FileDescriptorProto.FromString(file).name for file in answer.file_descriptor_response.file_descriptor_proto
+        ]
         assert "podium/v1/search_service.proto" in names
         assert "podium/v1/document.proto" in names
     assert answers[0] == answers[1]

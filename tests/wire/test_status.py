@@ -45,7 +45,7 @@ def test_every_error_is_in_the_table_with_a_reason_of_the_contract(kind: type[er
     assert failure.status.details[0].Unpack(info)
     assert info.domain == "podium"
     assert info.metadata["request_id"] == "r-1"
-    assert f"ERROR_REASON_{info.reason}" in error_reason_pb2.ErrorReason.keys()
+    assert f"ERROR_REASON_{info.reason}" in dict(error_reason_pb2.ErrorReason.items())
     assert failure.status.code == failure.code.value[0] != grpc.StatusCode.UNKNOWN.value[0]
 
 

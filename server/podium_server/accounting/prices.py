@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from podium_server.accounting.usage import CostBasis, Usage
 
@@ -68,6 +69,7 @@ class Prices:
         return replace(usage, cost_nano_usd=round(total), cost_basis=basis)
 
 
+@lru_cache(maxsize=256)
 def _nano(usd: float | None) -> Fraction:
     """Return the price as it was written: 0.15 is 15/100, not the nearest binary fraction."""
     return Fraction(0) if usd is None else Fraction(repr(float(usd))) * NANO_PER_USD

@@ -19,10 +19,10 @@ WITHOUT_TOKENS = -1.0
 Codes: TypeAlias = NDArray[np.int8]
 Scales: TypeAlias = NDArray[np.float32]
 
-# Rows multiplied at a time: 1.5 MiB of float32 at 384 dimensions, which stays in a core's cache between being written
-# and being read. One product for all documents reads 20 MB from memory twice, and one product a document pays the
-# threads of the BLAS library a hundred times (measured: 2 and 10 times as long).
-_ROWS = 1024
+# Multiplications of one product. With more than that the BLAS library (OpenBLAS, in numpy's wheels) shares a product
+# among threads that spin for each other; where an encoder keeps the cores busy as well, that took 20 to 80 times as
+# long as the calling thread alone. A product so small also stays in the core's cache between being written and read.
+_PRODUCT_SIZE = 1 << 19
 _GREATEST_CODE = 127
 
 
@@ -87,7 +87,8 @@ def _maxsim(query_tokens: Floats, docs: Sequence[Floats | Codes], scales: Sequen
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     cosines = np.empty((int(counts.sum()), len(query_tokens)), np.float32)
     towards = np.ascontiguousarray(query_tokens.T, np.float32)
-    buffer = np.empty((min(_ROWS, len(cosines)), query_tokens.shape[1]), np.float32)
+    rows_at_a_time = max(1, _PRODUCT_SIZE // max(1, query_tokens.size))
+    buffer = np.empty((min(rows_at_a_time, len(cosines)), query_tokens.shape[1]), np.float32)
     used = done = 0
     for i in filled:
         doc = docs[i]

@@ -308,7 +308,9 @@ class OpenAIChat:
                 again.
 
         """
-        return (await self._find()).capabilities
+        found = (await self._find()).capabilities
+        # Whoever accepts that a beginning is dropped gets by without the ability.
+        return found | {Capability.PREFILL} if self._drop_prefill else found
 
     async def _find(self) -> Found:
         if self._found is not None:

@@ -72,6 +72,8 @@ def command(
 def as_data(quote: Estimate, queries: int | None) -> dict[str, Any]:
     """Return a quote for a program. What is unknown is left out, never 0."""
     forecast, usage = quote.forecast, quote.usage
+    # Seeded judges may agree by chance; what cannot vary has no larger bound.
+    exact = forecast.exact and forecast.questions_max in (None, forecast.questions)
     data: dict[str, Any] = {
         "questions": _number(forecast.questions),
         "rounds": _number(forecast.rounds),
@@ -79,12 +81,12 @@ def as_data(quote: Estimate, queries: int | None) -> dict[str, Any]:
         "pairs": usage.pairs,
         "prompt_tokens": usage.prompt_tokens,
         "output_tokens": usage.output_tokens,
-        "exact": forecast.exact,
+        "exact": exact,
     }
     _put(data, "cost_usd", _usd(usage.cost_nano_usd))
     _put(data, "questions_max", forecast.questions_max)
     most = quote.usage_max
-    if most is not None and not forecast.exact:
+    if most is not None and not exact:
         data |= {
             "calls_max": most.calls,
             "prompt_tokens_max": most.prompt_tokens,
@@ -151,7 +153,7 @@ def _print(name: str, data: dict[str, Any], quote: Estimate, queries: int | None
     documents = look.plural(data["candidates"], "candidate")
     paper.print(f"[bold]{name}[/]: {documents} of about {tokens} tokens each, {data['rounds']} rounds deep")
     paper.print(table)
-    if not quote.forecast.exact:
+    if not data["exact"]:
         most = quote.forecast.questions_max
         bound = "no bound is known" if most is None else f"at most {most:,}"
         paper.print(f"It adapts to the answers: {look.count(quote.forecast.questions)} questions on average, {bound}.")

@@ -181,8 +181,11 @@ class ChatJudge:
         # The probe is remembered by the backend, and made only where its result matters: for a form to hold the
         # model to, and for the revision, which is part of a verdict's key.
         read = any(self._prompts[kind].reads is Reads.TEXT for kind in kinds)
-        matters = self._cache is not None or (read and self._may_hold(kinds))
+        needs = any(self._prompts[kind].needs for kind in kinds)
+        matters = self._cache is not None or needs or (read and self._may_hold(kinds))
         able = await self._backend.capabilities() if matters else frozenset()
+        if needs and (lacking := [sentence for kind in kinds for sentence in self._lacking_for(kind, able)]):
+            raise FailedPrecondition("; ".join(lacking))
         return _Asking(self._backend, self._prompts, self._documents, self._settings, self._cache, case, sink, able)
 
     def _may_hold(self, kinds: Iterable[Kind]) -> bool:
@@ -483,8 +486,9 @@ class _Asking:
 _CAPABILITIES: Mapping[Need, frozenset[Capability]] = {
     Need.LABELS: frozenset({Capability.LOGPROBS, Capability.LABEL_LOGPROBS}),
     Need.CONTINUATION: frozenset({Capability.PROMPT_LOGPROBS}),
+    Need.PREFILL: frozenset({Capability.PREFILL}),
 }
-"""Any of these will do. Going on with an assistant's turn is what chat templates do or refuse; nothing probes it."""
+"""Any of these will do."""
 
 _FALLBACK: Mapping[Kind, Any] = {
     Order: lambda n: tuple(range(n)),

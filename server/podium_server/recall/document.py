@@ -113,7 +113,7 @@ def read_document(key: str, content: str, metadata: str) -> Document:
     """Return a document from its stored parts."""
     read = json.loads(content)
     fields = tuple((name, text) for name, text in read.get("fields", ()))
-    return Document(key, read.get("text", ""), fields, json.loads(metadata))
+    return Document(key, read.get("text", ""), fields, json.loads(metadata) if metadata != "{}" else {})
 
 
 def digest(document: Document) -> bytes:

@@ -1,8 +1,8 @@
 """BM25 over passages, in memory, made from the terms that the store keeps.
 
-Why not SQLite's FTS5: its ranking costs about 5 µs a matching row, and a question in English matches most rows. At
-100,000 passages of 80 words, `bench/recall.py` prints p50 for FTS5's OR query and for this one, and dropping common
-terms until FTS5 is fast (5,000 postings) loses most of what was asked. The figures stand in `shard`.
+Why not SQLite's FTS5: its ranking costs microseconds a matching row, and a question in English matches most rows.
+`python bench/recall.py bm25`, 100,000 passages of 49 words, k = 100: FTS5 asked for any of the terms, p50 106 ms; this,
+1.4 ms. FTS5 asked for the rarest terms only, up to 5,000 postings, takes 5 ms and leaves out most of what was asked.
 
 The terms of each passage are stored with it, in the same transaction; what is here is only their transpose, as sorted
 arrays, and is never the truth.

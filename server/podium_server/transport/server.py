@@ -38,8 +38,9 @@ INDEX = index_service_pb2.DESCRIPTOR.services_by_name["IndexService"]
 CATALOG = catalog_service_pb2.DESCRIPTOR.services_by_name["CatalogService"]
 SERVICES = (RERANK, SEARCH, INDEX, CATALOG)
 
-# The last bytes of answers that are on their way when no call runs any more, and streams of health to nobody's harm.
+# For the last bytes of answers that are on their way when no call runs any more.
 _LAST_BYTES_S = 1.0
+_LAST_TURN_S = 0.05
 
 
 class Server:
@@ -110,8 +111,10 @@ class Server:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watch
         await self._grpc.stop(None if self.door.running else _LAST_BYTES_S)
-        # grpc.aio cancels the handlers and does not wait for them; what they spent has yet to be entered.
+        # grpc.aio cancels handlers and does not wait for them; what they spent has yet to be entered. Streams of health
+        # are not counted at the door, and a loop that closes under them would print their cancellation.
         await self.door.emptied(_LAST_BYTES_S)
+        await asyncio.sleep(_LAST_TURN_S)
 
 
 async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], None]) -> None:
