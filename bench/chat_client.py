@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx2
+import mock_endpoint
 import openai
 
 from podium_server.accounting.prices import Prices
@@ -29,42 +27,6 @@ from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
 # A window of 20 passages, some 100 words each, and its answer.
 PASSAGES = "\n".join(f"[{n}] " + "a passage of the usual length about one thing or another " * 10 for n in range(1, 21))
 CALL = ChatCall((Message("system", "You rank passages."), Message("user", PASSAGES)), max_output_tokens=100)
-REPLY = " > ".join(f"[{n}]" for n in range(20, 0, -1))
-
-
-class Mock(asyncio.Protocol):
-    """Answers every request after a while, whatever it says, at the least cost."""
-
-    def __init__(self, latency_s: float) -> None:
-        usage = {"prompt_tokens": 2400, "completion_tokens": 80, "prompt_tokens_details": {"cached_tokens": 512}}
-        choice = {"index": 0, "message": {"role": "assistant", "content": REPLY}, "finish_reason": "stop"}
-        whole = {"id": "c", "object": "chat.completion", "created": 1, "model": "mock", "choices": [choice]}
-        body = json.dumps({**whole, "usage": usage}).encode()
-        self._reply = (
-            b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-        )
-        self._latency_s = latency_s
-        self._buffer = b""
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end].lower()
-            at = head.find(b"content-length:")
-            whole = end + 4 + (int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0)
-            if len(self._buffer) < whole:
-                return
-            self._buffer = self._buffer[whole:]
-            asyncio.get_running_loop().call_later(self._latency_s, self._transport.write, self._reply)
-
-
-async def serve(latency_s: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: Mock(latency_s), "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
 
 
 async def side_by_side(call: Callable[[], Awaitable[Any]], calls: int, together: int) -> tuple[float, float]:
@@ -81,9 +43,11 @@ async def side_by_side(call: Callable[[], Awaitable[Any]], calls: int, together:
 
 
 async def measure(latency_s: float, calls: int, repeats: int) -> None:
-    mock = subprocess.Popen([sys.executable, __file__, "--serve", str(latency_s)], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
-    assert mock.stdout is not None
-    url = f"http://127.0.0.1:{int(mock.stdout.readline())}/v1"
+    with mock_endpoint.running(latency_s) as url:
+        await measure_at(url, latency_s, calls, repeats)
+
+
+async def measure_at(url: str, latency_s: float, calls: int, repeats: int) -> None:
     limits = httpx2.Limits(max_connections=200, max_keepalive_connections=200)
     ours = OpenAIChat(
         "mock",
@@ -129,8 +93,6 @@ async def measure(latency_s: float, calls: int, repeats: int) -> None:
                     f"   wall {wall_s:6.2f} s = {wall_s / least_s:4.2f} x the least"
                 )
     finally:
-        mock.terminate()
-        mock.wait()
         await asyncio.gather(ours.aclose(), plain.close(), fast.close())
 
 
@@ -138,11 +100,7 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--serve", type=float, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.serve is not None:
-        await serve(given.serve)
-        return
     for latency_s in (0.02, 0.2):
         await measure(latency_s, given.calls, given.repeats)
 

@@ -326,7 +326,7 @@ def test_within_renames_questions_answers_and_orders() -> None:
             Order((1, 0), top=1, role="fast"),
             Liken(0, (0, 1)),
         ]
-        seen.extend((yield from ask_all(questions, (1, 0), lambda known: (0, 1) if 3 in known else (1, 0))))
+        seen.extend((yield from ask_all(questions, (1, 0), lambda known: known.get(3, (1, 0)))))
         return Ranking((1, 0), (0.5, 0.7))
 
     execution = Execution(_lifted(inner()), 4)
@@ -369,6 +369,25 @@ def test_within_renames_in_branches_and_joins_in_inner_names() -> None:
     assert [asked.questions for asked in execution.take()] == [(Grade(3, "s"),), (Grade(2, "s"),)]
     assert execution.so_far == (2, 3, 0, 1)
     assert joined == [[(0, 1), (1, 0)]]
+
+
+def test_a_plan_inside_another_that_has_ended_counts_as_it_ended() -> None:
+    """A voice of a fusion that is done has said all that it has to say, though the others still speak."""
+
+    def inner() -> Plan[Ranking]:
+        yield from ask(Grade(0), (0, 1))
+        return Ranking((1, 0))
+
+    def plan() -> Plan[Ranking]:
+        voice = within(inner(), items=(3, 2), rest=(0, 1))
+        yield from together(voice, ranked(asking(2)), join=lambda orders: orders[0])
+        return Ranking(GIVEN)
+
+    execution = Execution(plan(), 4)
+    first, _ = execution.take()
+    assert execution.so_far == (3, 2, 0, 1)
+    execution.answer(first.id, 0, 0.0)
+    assert execution.so_far == (2, 3, 0, 1)
 
 
 def test_reworded_questions_are_answered_in_their_own_names() -> None:

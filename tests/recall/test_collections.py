@@ -144,7 +144,7 @@ async def test_a_stream_that_nobody_reads_to_the_end_stops(collections: Collecti
 
     upsert = collections.upsert("books", endless())
     await anext(upsert)
-    await upsert.aclose()  # type: ignore[attr-defined]
+    await upsert.aclose()
     stopped_at = taken
     await asyncio.sleep(0.05)
     assert taken == stopped_at

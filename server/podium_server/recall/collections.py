@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Generic, Self, TypeVar
@@ -112,7 +112,7 @@ class Collections:
 
     # --- documents ----------------------------------------------------------------------------------------------
 
-    async def upsert(self, collection: str, documents: AsyncIterator[Document]) -> AsyncIterator[Acknowledged]:
+    async def upsert(self, collection: str, documents: AsyncIterator[Document]) -> AsyncGenerator[Acknowledged, None]:
         """Put documents into a collection, and yield an acknowledgement for each batch once it is on the disk.
 
         While one batch is written the next is encoded and the one after it gathered; no more is taken from
