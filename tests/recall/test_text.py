@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.recall.porter import stem
-from podium_server.recall.text import QUERY_TERMS_MAX, document_terms, query_terms, words
+from podium_server.recall.text import QUERY_TERMS_MAX, document_terms, query_terms, stem, words
 
 
 @pytest.mark.parametrize(

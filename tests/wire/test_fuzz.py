@@ -89,6 +89,9 @@ class Loop:
         async def call() -> grpc.StatusCode:
             kind = self.channel.unary_stream if stream else self.channel.unary_unary
             sent = kind(f"/podium.v1.{method}")(data, timeout=10)
+            # The code of a stream comes behind its messages.
+            while stream and await sent.read() is not grpc.aio.EOF:
+                pass
             return await sent.code()
 
         return self.runner.run(call())

@@ -14,15 +14,16 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from itertools import pairwise
 
 import numpy as np
+import snowballstemmer
 from numpy.typing import NDArray
 
-from podium_server.recall.porter import stem
 
 QUERY_TERMS_MAX = 256
 """Distinct terms of a query that count; a longer one is a document."""
@@ -112,6 +113,23 @@ def words(text: str, *, query: bool = False) -> Iterator[str]:
             yield from letters
         for one, other in pairwise(letters):
             yield one + other
+
+
+_stemmers = threading.local()  # a stemmer keeps the word that it is at work on
+
+
+def stem(word: str) -> str:
+    """Return the stem of an English word (Porter, Program 14(3), 1980); anything else as it is.
+
+    "relational", "relate" and "relating" become one term, which lifts BM25's nDCG@10 on NFCorpus (dev) from .268 to
+    .291 (whole documents; .289 by best passage, `python bench/recall.py quality`).
+    """
+    if len(word) < 3 or not (word.isascii() and word.isalpha()):
+        return word
+    if not hasattr(_stemmers, "porter"):
+        _stemmers.porter = snowballstemmer.stemmer("porter")
+    stemmed: str = _stemmers.porter.stemWord(word)
+    return stemmed
 
 
 @lru_cache(maxsize=1 << 17)
