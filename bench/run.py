@@ -302,7 +302,8 @@ def _run(command: list[Any], *, stdin: str | None = None) -> str:
     """
     ended = subprocess.run(list(map(str, command)), input=stdin, capture_output=True, text=True, cwd=ROOT)
     if ended.returncode:
-        raise RuntimeError((ended.stderr or ended.stdout).strip().splitlines()[-1:] or f"exit code {ended.returncode}")
+        said = (ended.stderr or ended.stdout).strip().splitlines()
+        raise RuntimeError(said[-1] if said else f"exit code {ended.returncode}")
     return ended.stdout
 
 

@@ -56,12 +56,13 @@ def reranker() -> Any:
 async def serve_podium() -> None:
     from types import SimpleNamespace
 
+    from podium_server import config
     from podium_server.transport.server import serve
 
     ranks = reranker()
     podium: Any = SimpleNamespace(
-        limits=ranks.limits, reranker=ranks, searcher=None, collections=None, models=(), rerank_ready=True,
-        index_ready=True,
+        config=config.load(None), limits=ranks.limits, reranker=ranks, searcher=None, collections=None, models=(),
+        rerank_ready=True, index_ready=True,
     )  # fmt: skip
     await serve(podium, "127.0.0.1", 0, lambda address: print(address, flush=True))
 

@@ -74,6 +74,10 @@ class Cascade(Strategy):
         return most if varies else None
 
     def plan(self, pool: Pool) -> Plan[Ranking]:
+        if len(self.stages) == 1:
+            # Nobody comes after it, so that nothing has to be kept, handed on or put together.
+            (alone,) = self.stages
+            return (yield from within(alone.strategy.plan(pool), range(pool.n), role=alone.role))
         order = tuple(range(pool.n))
         scores: list[float | None] = list(pool.scores) if pool.scores is not None else [None] * pool.n
         kept = pool.n

@@ -230,4 +230,6 @@ def test_the_beginning_is_a_prefix_and_ends_between_words(text: str, characters:
 
 
 def test_unit_leaves_what_has_no_direction() -> None:
-    np.testing.assert_allclose(unit(np.array([[3, 4], [0, 0]], np.float32)), [[0.6, 0.8], [0, 0]], atol=1e-6)
+    np.testing.assert_allclose(
+        unit(np.array([[3, 4], [0, 0]], np.float32)), np.array([[0.6, 0.8], [0, 0]], np.float32), atol=1e-6
+    )

@@ -17,7 +17,7 @@ from podium_server.judges.judge import Sink
 from podium_strategies.oracle import Oracle
 from podium_strategies.plan import Question
 from tests.ranking.scripted import ScriptedJudge
-from tests.wire.serving import Standing, refused, request, serving, standing
+from tests.wire.serving import Standing, refused, request, serving, standing, until
 
 
 @dataclass
@@ -42,9 +42,7 @@ def slow(n: int = 16, delay_s: float = 0.1) -> Watched:
 
 async def gone(podium: Standing) -> None:
     """Wait until no request is at work."""
-    async with asyncio.timeout(3):
-        while podium.reranker.running:
-            await asyncio.sleep(0.01)
+    await until(lambda: not podium.reranker.running)
 
 
 async def test_a_soft_deadline_gives_the_best_order_so_far() -> None:
@@ -122,9 +120,7 @@ async def test_a_cancelled_call_stops_its_judges_and_is_charged(method: str) -> 
                     rerank_service_pb2.CompareRequest(request=request(8), contenders=[points, points])
                 )
                 asked = 16
-        async with asyncio.timeout(3):
-            while len(judge.asked) < asked:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(judge.asked) >= asked)
         assert judge.cancelled == 0
         call.cancel()
         await gone(podium)
@@ -139,9 +135,7 @@ async def test_a_caller_whose_connection_breaks_is_gone_too() -> None:
     async with serving(podium) as stubs:
         channel = grpc.aio.insecure_channel(stubs.address, options=[("grpc.use_local_subchannel_pool", 1)])
         call = channel.unary_unary("/podium.v1.RerankService/Rerank")(request(8, "points").SerializeToString())
-        async with asyncio.timeout(3):
-            while len(judge.asked) < 8:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(judge.asked) == 8)
         await channel.close()
         await gone(podium)
         assert judge.cancelled == 8
@@ -153,9 +147,10 @@ async def test_a_deadline_that_passes_before_the_server_can_answer() -> None:
     judge = slow(delay_s=30.0)
     podium = standing(judge)
     async with serving(podium) as stubs:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await stubs.rerank.Rerank(request(8, "points"), timeout=0.001)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        call = stubs.rerank.Rerank(request(8, "points"), timeout=0.001)
+        # A reply may still slip through, on a client that was busy itself; it is then a partial one.
+        if await call.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            assert (await call).completion == ranking_pb2.COMPLETION_PARTIAL_DEADLINE
         await gone(podium)
         assert judge.cancelled == len(judge.asked)
 

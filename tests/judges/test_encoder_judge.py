@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Sequence
 
@@ -12,7 +13,7 @@ import pytest
 from podium_server.backends.encoder import Encoded
 from podium_server.backends.worker import Worker
 from podium_server.errors import FailedPrecondition, Overloaded
-from podium_server.judges.case import Candidate
+from podium_server.judges.case import Candidate, Side, Truncation
 from podium_server.judges.encoder import EncoderJudge, EncoderSeat
 from podium_server.judges.judge import ScoreKind
 from podium_server.ranking.request import Budget, Completion, RankRequest
@@ -118,9 +119,24 @@ async def test_a_full_queue_refuses_at_once() -> None:
     ranker = reranker(pipeline({"m": EncoderJudge(place, False)}, POINTWISE))
     await place.encoder()
     first = asyncio.create_task(ranker.rerank(asked()))
-    while place.documents.waiting < 1:
+    while place.documents.waiting < 1:  # noqa: ASYNC110  # nothing tells of it
         await asyncio.sleep(0.001)
     with pytest.raises(Overloaded, match="encoder_queue"):
         await ranker.rerank(asked())
     slow.let.set()
     assert (await first).completion is Completion.COMPLETE
+
+
+@pytest.mark.parametrize(("side", "read"), [(Side.END, "one two"), (Side.START, "four five")])
+async def test_documents_are_cut_as_the_request_wants_and_counted(side: Side, read: str) -> None:
+    class Spanning(ToyEncoder):
+        def token_spans(self, text: str) -> list[tuple[int, int]]:
+            return [found.span() for found in re.finditer(r"\S+", text)]
+
+    toy = Spanning()
+    outcome = await reranker(pipeline({"m": EncoderJudge(seat(toy), False)}, POINTWISE)).rerank(
+        asked(["one two three four five", "short"], truncation=Truncation(2, side))
+    )
+    assert sorted(toy.passes[-1]) == sorted([read, "short"])
+    assert outcome.ledger.total().truncated_documents == 1
+    assert "TRUNCATED" in [warning.code for warning in outcome.warnings]

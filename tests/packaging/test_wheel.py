@@ -21,13 +21,10 @@ NEEDED = {
     "podium_server/builtin.toml",
     "podium_server/__main__.py",
     "podium_server/cli/demo.py",
-    "podium_server/models/all-minilm-l6-v2/openvino_model.bin",
-    "podium_server/models/all-minilm-l6-v2/openvino_model.xml",
-    "podium_server/models/all-minilm-l6-v2/tokenizer.json",
-    "podium_server/models/all-minilm-l6-v2/NOTICE",
     "podium_strategies/listwise.py",
 }
 PACKAGES = {"podium", "podium_client", "podium_server", "podium_strategies"}
+MODEL = {"openvino_model.bin", "openvino_model.xml", "tokenizer.json", "model.toml", "NOTICE"}
 BYTES_MAX = 60 << 20
 
 
@@ -47,6 +44,12 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert sorted(NEEDED - names) == []
+    models: dict[str, set[str]] = {}
+    for name in names:
+        if name.startswith("podium_server/models/") and name.count("/") == 3:
+            models.setdefault(name.split("/")[2], set()).add(name.split("/")[3])
+    assert models
+    assert all(files >= MODEL for files in models.values()), models
     assert {name.partition("/")[0] for name in names if ".dist-info" not in name} == PACKAGES
     assert not [name for name in names if name.endswith(".pyc") or "/tests/" in name]
     assert wheel.stat().st_size < BYTES_MAX

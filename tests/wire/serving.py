@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,11 +24,12 @@ from podium.v1 import (
 )
 from podium_server import config
 from podium_server.config import Config
+from podium_server.errors import NotFound
 from podium_server.limits import Limits
 from podium_server.ranking.reranker import Reranker
 from podium_server.transport.server import Server
 from podium_strategies.oracle import Oracle
-from tests.ranking.scripted import ScriptedJudge, pipeline, reranker
+from tests.ranking.scripted import ScriptedJudge, pipeline
 
 WINDOW = {"strategy": "sliding-window", "model": "m", "size": 4, "stride": 2}
 
@@ -57,7 +59,13 @@ def standing(judge: Any = None, limits: Limits | None = None, **pipelines: Seque
     }
     built = [pipeline(judges, *stages, name=name) for name, stages in made.items()]
     limits = limits or Limits()
-    return Standing(reranker(*built, limits=limits, judges=judges), limits=limits)
+
+    def judge_of(_section: Any, model: str, _asks: Any) -> Any:
+        if model not in judges:
+            raise NotFound("model", model, tuple(judges))
+        return judges[model]
+
+    return Standing(Reranker({one.name: one for one in built}, "identity", judge_of, limits), limits=limits)
 
 
 @dataclass
@@ -127,12 +135,16 @@ class Refused:
 
 async def refused(call: Any) -> Refused:
     """Return the error that a call ends with."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+
+    async def end() -> None:
         if hasattr(call, "__await__"):
             await call
         else:
             async for _ in call:
                 pass
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await end()
     return taken_apart(caught.value)
 
 
@@ -141,6 +153,13 @@ def taken_apart(error: grpc.aio.AioRpcError) -> Refused:
     details = trailers.get("grpc-status-details-bin", b"")
     assert isinstance(details, bytes)
     return Refused(error.code(), error.details() or "", Status.FromString(details), trailers)
+
+
+async def until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
+    """Wait until something holds that nobody tells of."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  # it is the server's own state, and has no event
+            await asyncio.sleep(0.01)
 
 
 def ids(ranking: Any) -> list[str]:

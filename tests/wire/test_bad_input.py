@@ -208,6 +208,14 @@ async def test_unreadable_messages_of_streams(stubs: Stubs) -> None:
         (request(4, "x" * 100_000), "pipeline", "x" * 64 + "…"),
         (request(4, "a\0\n\x7f名"), "pipeline", "a\0\n\x7f名"),
         (inline(Inline(strategy="pointwse", model="m")), "strategy", "pointwse"),
+        (inline(Inline(strategy="pointwise", model="n")), "model", "n"),
+        # A configuration may name a file of the server; a caller must not be able to have it read.
+        (inline(Inline(strategy="pointwise", model="m", prompt="/etc/own.toml")), "prompt", "/etc/own.toml"),
+        (
+            inline(Inline(strategy="fusion", options=options(of=[{"strategy": "pointwise", "prompt": "../x.toml"}]))),
+            "prompt",
+            "../x.toml",
+        ),
     ],
 )
 async def test_unknown_names_are_answered_with_those_there_are(
@@ -218,7 +226,8 @@ async def test_unknown_names_are_answered_with_those_there_are(
     resource = error.detail(ResourceInfo)
     assert (resource.resource_type, resource.resource_name) == (kind, name)
     known = error.info.metadata["known"].split(",")
-    assert ("window" if kind == "pipeline" else "pointwise") in known
+    there = {"pipeline": "window", "strategy": "pointwise", "model": "m", "prompt": "rank-vicuna"}
+    assert there[kind] in known
     assert error.info.reason == "NOT_FOUND"
 
 

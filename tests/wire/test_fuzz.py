@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -90,8 +91,9 @@ class Loop:
             kind = self.channel.unary_stream if stream else self.channel.unary_unary
             sent = kind(f"/podium.v1.{method}")(data, timeout=10)
             # The code of a stream comes behind its messages.
-            while stream and await sent.read() is not grpc.aio.EOF:
-                pass
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                while stream and await sent.read() is not grpc.aio.EOF:
+                    pass
             return await sent.code()
 
         return self.runner.run(call())

@@ -25,7 +25,7 @@ from podium_server.recall.collections import Collections
 from podium_strategies.oracle import Oracle
 from tests.ranking.scripted import ScriptedJudge
 from tests.recall.toy import ToyEncoder, quantize
-from tests.wire.serving import Stubs, refused, serving, standing
+from tests.wire.serving import Stubs, refused, serving, standing, until
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PRICES = Prices(prompt_usd_per_mtok=1.0, output_usd_per_mtok=0.0, version="2026-11-21")
@@ -397,6 +397,4 @@ async def test_a_cancelled_upsert_ends(books: Stubs) -> None:
     await call.write(index.UpsertDocumentsRequest(collection="books", documents=[document(7)]))
     await asyncio.sleep(0.1)
     call.cancel()
-    async with asyncio.timeout(3):
-        while books.server.door.running:
-            await asyncio.sleep(0.01)
+    await until(lambda: not books.server.door.running)

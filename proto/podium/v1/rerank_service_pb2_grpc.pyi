@@ -30,8 +30,9 @@ class RerankServiceStub:
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
     Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
-    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
-    x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent.
+    x-request-id comes back in the trailing metadata of every call, and in the initial metadata of those that brought one
+    and of streams. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
     ready, NOT_SERVING while the server drains. New calls then get UNAVAILABLE, and running ones end.
@@ -68,8 +69,9 @@ class RerankServiceAsyncStub(RerankServiceStub):
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
     Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
-    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
-    x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent.
+    x-request-id comes back in the trailing metadata of every call, and in the initial metadata of those that brought one
+    and of streams. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
     ready, NOT_SERVING while the server drains. New calls then get UNAVAILABLE, and running ones end.
@@ -102,8 +104,9 @@ class RerankServiceServicer(metaclass=_abc_1.ABCMeta):
     """In which order should these candidates stand for this query, and what did it cost to find out?
 
     Messages may be up to 32 MiB, both ways. Errors: see ErrorReason. A call may carry the metadata x-request-id
-    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent;
-    x-request-id comes back in the initial metadata. A cancelled call stops its work, and what it spent is still charged.
+    (printable ASCII, at most 128 characters; one is made up where it is missing or is not that) and the W3C traceparent.
+    x-request-id comes back in the trailing metadata of every call, and in the initial metadata of those that brought one
+    and of streams. A cancelled call stops its work, and what it spent is still charged.
 
     The health of this service is podium.v1.RerankService in grpc.health.v1: SERVING once every model of its pipelines is
     ready, NOT_SERVING while the server drains. New calls then get UNAVAILABLE, and running ones end.

@@ -151,6 +151,12 @@ class CachedEncoder:
         """Whether `token_vectors=True` is possible."""
         return self.inner.has_token_vectors
 
+    @property
+    def token_spans(self) -> Callable[[str], Sequence[tuple[int, int]]]:
+        """The inner encoder's method of that name, where it has one; else there is none here either."""
+        spans: Callable[[str], Sequence[tuple[int, int]]] = self.inner.token_spans  # type: ignore[attr-defined]
+        return spans
+
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is looked for; see `Encoder`."""
 

@@ -1,7 +1,7 @@
 """Encoders run by OpenVINO in this process: the shipped one, or any folder with a converted BERT-like model.
 
 One pass gives both the pooled vector and the token vectors. Batches are small, sorted by length, and padded to their
-own longest text: on a few cores that is what decides the speed (`bench` figures in ARCHITECTURE.md).
+own longest text: on a few cores that is what decides the speed.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ _TEXTS_TOKENIZED_AT_A_TIME = 1024
 _PADDED_TOKENS_PER_BATCH = 1024
 _TEXTS_PER_BATCH = 64
 _LENGTH_STEP = 8
-"""Lengths are padded to a multiple of it. OpenVINO keeps machine code for every shape that it has met: with all lengths
-a thousand documents grew the process by 230 MB and ran 15 % slower, with a step of 8 by 140 MB."""
+"""Lengths are padded to a multiple of it. OpenVINO keeps what it prepared for every shape that it has met: a thousand
+documents grew the process by 150 MB with all lengths, by 125 MB with a step of 8, and took as long."""
+_WARM_QUERY_TOKENS = (8, 16, 24, 32)
+"""Lengths that are prepared at start, in 50 ms or so, rather than at the expense of the first queries."""
 _QUERIES_AT_LOW_LATENCY = 8
 """More queries than that are a list of documents, as far as speed is concerned."""
 
@@ -196,6 +198,10 @@ class OpenVinoEncoder:
         prefix = self._card.document_prefix
         return self._encode(texts, prefix, token_vectors=token_vectors, progress=progress, few=False)
 
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Return [start, end) of each token in code points of `text`, ascending, without special tokens or prefix."""
+        return self._tokens.spans(text)
+
     def close(self) -> None:
         """Free the model once the calls under way have ended."""
         self._engine = None
@@ -307,6 +313,16 @@ class _Tokens:
             characters = at_most
         return cast("list[_Cut]", cuts)
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return where each token of the whole text stands, however long it is."""
+        whole = self._tokenizer.encode(text)
+        return [
+            span
+            for part in (whole, *whole.overflowing)
+            for span, special in zip(part.offsets, part.special_tokens_mask, strict=True)
+            if not special
+        ]
+
     def _encodings(self, texts: list[str]) -> list[Encoding]:
         if len(texts) == 1:  # spares the hand-over to the library's threads
             return [self._tokenizer.encode(texts[0])]
@@ -346,6 +362,10 @@ class _Engine:
             self._idle_many.put(self._many.create_infer_request())
         self._idle_one = self._one.create_infer_request()
         self._one_at_a_time = threading.Lock()
+        with _failures():
+            for count in _WARM_QUERY_TOKENS:
+                if count <= max_tokens:
+                    self._idle_one.infer(self._padded([_Cut([0] * count, np.empty(0, np.intp), truncated=False)]))
 
     def run(self, texts: Sequence[_Cut], *, low_latency: bool) -> Generator[tuple[list[int], Floats], None, None]:
         """Yield (places in `texts`, hidden states (texts, tokens, dim)); valid until the next."""

@@ -48,13 +48,15 @@ def short(number: int) -> str:
 
 
 def money(cost_nano_usd: int | None) -> str:
-    """Return an amount of money, with as many places as it takes to see it; an unknown one says so."""
+    """Return an amount of money; a small one in billionths of a dollar, an unknown one as a word."""
     if cost_nano_usd is None:
         return "unknown"
-    usd = cost_nano_usd / NANO_PER_USD
-    if usd == 0:
+    if cost_nano_usd == 0:
         return "$0"
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd >= 0.001 else f"${usd:.7f}"
+    if cost_nano_usd < NANO_PER_USD / 10_000:
+        return f"{cost_nano_usd:,} n$"
+    usd = cost_nano_usd / NANO_PER_USD
+    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
 
 
 def seconds(value: float) -> str:

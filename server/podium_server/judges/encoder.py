@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.encoder import Encoded, Encoder
+from podium_server.backends.encoder import Encoded, Encoder, TokenSpans
 from podium_server.backends.maxsim import maxsim
 from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
-from podium_server.judges.case import Case
+from podium_server.judges.case import Case, Side, Truncation
 from podium_server.judges.judge import JudgeFacts, Ruling, ScoreKind, Sink
 from podium_strategies.plan import Grade, Liken, Question
 
@@ -34,6 +34,9 @@ _SLICE_DOCUMENTS = 64
 
 # English in the common word-piece vocabularies: a token for every 4.3 characters or so. Only for estimates.
 _CHARACTERS_PER_TOKEN = 4
+
+# [CLS] and [SEP], which stand in the model's window too.
+_SPECIAL_TOKENS = 2
 
 
 class StoredVectors(Protocol):
@@ -192,10 +195,15 @@ class EncoderJudge:
             if case.deadline_at is not None and time.monotonic() >= case.deadline_at:
                 raise DeadlineExceeded(f"{start} of {len(missing)} documents were encoded when the deadline passed")
             texts = [case.candidates[item].text for item in part]
-            encoded, queue_s = await self.seat.documents.run(
-                lambda texts=texts: encoder.encode_documents(texts, token_vectors=tokens_wanted)  # type: ignore[misc]
-            )
+
+            def encode(texts: list[str] = texts) -> tuple[Encoded, int]:
+                shortened = [_shortened(text, encoder, case.truncation) for text in texts]
+                cut = sum(len(short) < len(text) for short, text in zip(shortened, texts, strict=True))
+                return encoder.encode_documents(shortened, token_vectors=tokens_wanted), cut
+
+            (encoded, cut), queue_s = await self.seat.documents.run(encode)
             spent.encoded(encoded, queue_s, documents=True)
+            spent.add(Usage(truncated_documents=cut))
             for place, item in enumerate(part):
                 seen.vectors[item] = encoded.vectors[place]
                 if encoded.token_vectors is not None:
@@ -207,7 +215,7 @@ class EncoderJudge:
         """Take the vectors of recalled documents from the store, and return the items that still need encoding."""
         keys = {item: case.candidates[item].chunk for item in missing}
         chunks = {item: key for item, key in keys.items() if key is not None}
-        if self.stored is None or not case.collection or not chunks:
+        if self.stored is None or not case.collection or not chunks or case.truncation != Truncation():
             return missing
         begun = time.monotonic()
         order = list(chunks)
@@ -262,6 +270,20 @@ class _Spending:
             backend_s=encoded.infer_s,
         )
         self.add(self.prices.charge(usage))
+
+
+def _shortened(text: str, encoder: Encoder, truncation: Truncation) -> str:
+    """Return the part of a document that the request wants read: by the model's own tokens where it can count them."""
+    if truncation == Truncation():
+        return text  # the encoder itself cuts the end off
+    most = min(truncation.max_tokens_per_document or encoder.max_tokens, encoder.max_tokens - _SPECIAL_TOKENS)
+    if isinstance(encoder, TokenSpans):
+        spans = encoder.token_spans(text)
+        if len(spans) <= most:
+            return text
+        return text[: spans[most - 1][1]] if truncation.side is Side.END else text[spans[-most][0] :]
+    characters = most * _CHARACTERS_PER_TOKEN
+    return text[:characters] if truncation.side is Side.END else text[-characters:]
 
 
 def _likenesses(seen: _Seen, questions: Sequence[Liken]) -> dict[Question[Any], tuple[float, ...]]:

@@ -105,18 +105,23 @@ class Drive:
         """
         try:
             self._launch()
-            remaining_s = None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
-            try:
-                async with asyncio.timeout(remaining_s):
-                    await self._over.wait()
-            except TimeoutError:
-                self._stop(Completion.PARTIAL_DEADLINE, None)
+            if not self._over.is_set():
+                await self._end()
         finally:
             self._stopping = True
             await self._cancel_tasks()
             self.ledger.rounds = max(self.ledger.rounds, self.execution.depth)
             self.ledger.critical_path_s += self.execution.critical_path
         return self._ending()
+
+    async def _end(self) -> None:
+        """Wait for the end of the plan or of the time."""
+        remaining_s = None if self.deadline_at is None else max(0.0, self.deadline_at - time.monotonic())
+        try:
+            async with asyncio.timeout(remaining_s):
+                await self._over.wait()
+        except TimeoutError:
+            self._stop(Completion.PARTIAL_DEADLINE, None)
 
     # --- asking -------------------------------------------------------------------------------------------------
 

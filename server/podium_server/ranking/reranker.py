@@ -204,11 +204,10 @@ class _Admission:
 
 
 def _pool(request: RankRequest) -> Pool:
-    scores = [candidate.prior_score for candidate in request.candidates]
-    known = tuple(score for score in scores if score is not None)
+    known = tuple(score for candidate in request.candidates if (score := candidate.prior_score) is not None)
     return Pool(
         n=len(request.candidates),
-        scores=known if scores and len(known) == len(scores) else None,
+        scores=known if known and len(known) == len(request.candidates) else None,
         seed=request.seed,
     )
 

@@ -24,7 +24,6 @@ import numpy as np
 import snowballstemmer
 from numpy.typing import NDArray
 
-
 QUERY_TERMS_MAX = 256
 """Distinct terms of a query that count; a longer one is a document."""
 

@@ -23,7 +23,7 @@ from podium.v1 import (
 from podium_server import validate
 from podium_server.accounting.ledger import Account, Ledger
 from podium_server.accounting.usage import CostBasis, Usage
-from podium_server.errors import InvalidRequest
+from podium_server.errors import InvalidRequest, NotFound
 from podium_server.judges.case import Candidate, Side, Truncation
 from podium_server.judges.judge import ScoreKind
 from podium_server.limits import Limits
@@ -40,6 +40,7 @@ from podium_server.ranking.request import (
     TracedRound,
     Warned,
 )
+from podium_strategies import prompts
 from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer, Question
 
 _NANOS = 1_000_000_000
@@ -270,7 +271,22 @@ def _inline_stage(message: strategy_pb2.InlineStrategy, where: str) -> dict[str,
         if key in ("strategy", "model", "prompt", "keep"):
             raise InvalidRequest(f"{where}.options.{key}", f"is no option of a strategy; set {where}.{key}")
         stage[key] = value
+    _refuse_files(stage)
     return stage
+
+
+def _refuse_files(given: Any) -> None:
+    """Refuse prompts by path, at any depth: a configuration may name files of the server, a caller may not."""
+    match given:
+        case dict():
+            prompt = given.get("prompt")
+            if isinstance(prompt, str) and prompt.endswith(".toml"):
+                raise NotFound("prompt", prompt, prompts.names())
+            for entry in given.values():
+                _refuse_files(entry)
+        case list():
+            for entry in given:
+                _refuse_files(entry)
 
 
 def struct(message: Struct) -> dict[str, Any]:
@@ -363,8 +379,7 @@ def rank_into(add: Any, outcome: Outcome, candidates: Sequence[Candidate], top: 
     # Setting fields of a message that is there is twice as fast as giving them to a new one.
     for rank, place in enumerate(outcome.order[:top], start=1):
         ranked = add()
-        if name := candidates[place].id:
-            ranked.document_id = name
+        ranked.document_id = candidates[place].id
         ranked.input_index = place
         ranked.rank = rank
         score = scores[place]
