@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-engines check setup setup-dev proto bench clean
+.PHONY: help demo test test-engines bench check setup setup-dev proto clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
 
@@ -30,6 +30,9 @@ test: $(VENV)/.dev   ## the tests
 test-engines: $(VENV)/.dev  ## every strategy through a real llama.cpp and a real vLLM (the first time: 20 minutes, 3.6 GB)
 	tests/engines/setup.sh
 	PODIUM_ENGINES=1 $(BIN)/python -m pytest tests/engines
+
+bench: $(VENV)/.dev  ## speed and size beside named peers, one table (the first time builds the peers' environment)
+	$(BIN)/python bench/run.py
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, the contract
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""Everything that issue 2 asks to be measured, side by side in one run, as one table.
+"""Speed, size and quality, beside named peers in one run, as one table.
 
     python bench/run.py [wire] [start] [quality] [index] [search] [recall] [install]
 

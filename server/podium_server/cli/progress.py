@@ -54,7 +54,7 @@ class Progress:
             return
         tally = self._tally
         total = tally.ledger.total()
-        spent = "" if total.cost_nano_usd == 0 else f" · {look.money(total.cost_nano_usd)}"
+        spent = "" if not total.cost_nano_usd else f" · {look.money(total.cost_nano_usd)}"
         rate = tally.answered / max(tally.elapsed_s, 1e-6)
         done = f"{tally.answered:,} lists · {rate:,.1f}/s · {look.short(total.tokens)} tokens{spent}"
         # Of what was read, this much is done; of the file, this much was read.
