@@ -44,6 +44,9 @@ class Cascade(Strategy):
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a cascade needs at least one stage")
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise ValueError(f"a stage is {stage!r}, which is no Stage; a pipeline's own stages are a cascade")
 
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podium_strategies.permutation import front
-from podium_strategies.plan import Grade, Liken, Plan, Question, Ranking, Scale, Strategy, ask_all
+from podium_strategies.plan import Grade, Liken, Plan, PlanTooLarge, Question, Ranking, Scale, Strategy, ask_all
 from podium_strategies.pool import Pool
 
 
@@ -22,6 +22,7 @@ class Mmr(Strategy):
         balance: the paper's lambda: 1 is relevance alone, 0 is difference alone. Relevance is scaled to 0 … 1 over the
             pool, so that it weighs against similarities whatever the unit of its scores.
         k: how many places to fill this way; the rest follows by relevance. None fills all.
+        candidates_max: more than this is refused with `PlanTooLarge`: the similarities are n squared.
 
     """
 
@@ -29,12 +30,15 @@ class Mmr(Strategy):
 
     balance: float = 0.7
     k: int | None = None
+    candidates_max: int = 2_000
 
     def __post_init__(self) -> None:
         if not 0 <= self.balance <= 1:
             raise ValueError(f"balance is {self.balance}: from 0 (difference alone) to 1 (relevance alone)")
         if self.k is not None and self.k < 1:
             raise ValueError(f"k is {self.k}: at least 1")
+        if self.candidates_max < 1:
+            raise ValueError(f"candidates_max is {self.candidates_max}: at least 1")
 
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:
@@ -49,6 +53,11 @@ class Mmr(Strategy):
 
     def plan(self, pool: Pool) -> Plan[Ranking]:
         n = pool.n
+        if n > self.candidates_max:
+            raise PlanTooLarge(
+                f"the similarities of {n} candidates to each other; candidates_max is {self.candidates_max}: let a stage "
+                "before keep fewer"
+            )
         start = tuple(range(n))
         grades: list[Question[Any]] = [] if pool.scores is not None else [Grade(item) for item in start]
         rows: list[Question[Any]] = [Liken(item, start) for item in start]

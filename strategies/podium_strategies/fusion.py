@@ -55,6 +55,8 @@ class Fusion(Strategy):
         if self.rank_constant < 1:
             raise ValueError(f"rank_constant is {self.rank_constant}: at least 1")
         for voice in self.of:
+            if not isinstance(voice, Stage):
+                raise ValueError(f"a voice is {voice!r}, which is no Stage")
             if not voice.weight > 0:
                 raise ValueError(f"weight is {voice.weight}: above 0")
             if voice.keep is not None:

@@ -303,7 +303,14 @@ def within(plan: Plan[Ranking], items: Sequence[int], rest: Sequence[int] = (), 
     def lift(order: Sequence[int]) -> Permutation:
         return tuple(outer[i] for i in order) + tail
 
-    ranking: Ranking = yield from _translate(plan, outer, lift, role)
+    ranking: Ranking
+    if not tail and outer == tuple(range(len(outer))):
+        # Nothing has another name outside: a plan of thousands of rounds must not copy thousands of names for each.
+        ranking = yield from reworded(plan, lambda question: replace(question, role=_role(role, question.role)))
+        yield from leave(ranking.order)
+        return ranking
+    inner = {item: i for i, item in enumerate(outer)}
+    ranking = yield from _translate(plan, outer, inner, lift, role)
     yield from leave(lift(ranking.order))
     return Ranking(tuple(outer[i] for i in ranking.order), ranking.scores)
 
@@ -327,10 +334,13 @@ def reworded(plan: Plan[ResultT], reword: Callable[[Question[Any]], Question[Any
 
 
 def _translate(
-    plan: Plan[ResultT], outer: tuple[int, ...], lift: Callable[[Sequence[int]], Permutation], role: str
+    plan: Plan[ResultT],
+    outer: tuple[int, ...],
+    inner: Mapping[int, int],
+    lift: Callable[[Sequence[int]], Permutation],
+    role: str,
 ) -> Plan[ResultT]:
     """Pass a plan's steps on with its items renamed, and its answers back with their names undone."""
-    inner = {item: i for i, item in enumerate(outer)}
     send: Any = None
     while True:
         try:
@@ -347,7 +357,7 @@ def _translate(
                 )
                 send = [_inward(question, answer, inner) for question, answer in zip(questions, answers, strict=True)]
             case Fork(plans, join):
-                branches = tuple(_translate(branch, outer, lift, role) for branch in plans)
+                branches = tuple(_translate(branch, outer, inner, lift, role) for branch in plans)
                 send = yield Fork(branches, None if join is None else _lifted_join(join, inner, lift))
             case Until():
                 send = yield step

@@ -40,33 +40,41 @@ class Prices:
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise ValueError(f"{name} is {value}: a price is 0 or more")
 
-    @property
-    def known(self) -> bool:
-        """Whether anything can be priced at all."""
-        return (
-            (self.prompt_usd_per_mtok is not None and self.output_usd_per_mtok is not None)
-            or self.usd_per_call is not None
-            or self.compute_usd_per_hour is not None
-        )
-
     def charge(self, usage: Usage) -> Usage:
         """Return `usage` with its cost. Usage without a call costs nothing (it was served from our own caches)."""
         if usage.calls == 0:
             return usage
-        if not self.known:
+        tokens = self._tokens_nano(usage)
+        by_table = self._tokens_have_prices or self.usd_per_call is not None
+        if tokens is None or not (by_table or self.compute_usd_per_hour is not None):
             return replace(usage, cost_nano_usd=None, cost_basis=CostBasis.UNKNOWN)
-        total = _nano(self.usd_per_call) * usage.calls
+        total = tokens + _nano(self.usd_per_call) * usage.calls
         basis = CostBasis.PRICE_TABLE
-        if self.prompt_usd_per_mtok is not None and self.output_usd_per_mtok is not None:
-            cached = self.prompt_usd_per_mtok if self.cached_usd_per_mtok is None else self.cached_usd_per_mtok
-            total += _nano(self.prompt_usd_per_mtok) * (usage.prompt_tokens - usage.cached_tokens) / 1_000_000
-            total += _nano(cached) * usage.cached_tokens / 1_000_000
-            total += _nano(self.output_usd_per_mtok) * usage.output_tokens / 1_000_000
-        elif self.compute_usd_per_hour is not None:
-            basis = CostBasis.COMPUTE_TIME if self.usd_per_call is None else CostBasis.MIXED
         if self.compute_usd_per_hour is not None:
             total += _nano(self.compute_usd_per_hour) * Fraction(usage.backend_s + usage.tokenize_s) / 3600
+            basis = CostBasis.MIXED if by_table else CostBasis.COMPUTE_TIME
         return replace(usage, cost_nano_usd=round(total), cost_basis=basis)
+
+    @property
+    def _tokens_have_prices(self) -> bool:
+        rates = (self.prompt_usd_per_mtok, self.cached_usd_per_mtok, self.output_usd_per_mtok)
+        return any(rate is not None for rate in rates)
+
+    def _tokens_nano(self, usage: Usage) -> Fraction | None:
+        """Return what the tokens cost; None where some were used that have no price, although others have one."""
+        total = Fraction(0)
+        if not self._tokens_have_prices:
+            return total
+        cached = self.prompt_usd_per_mtok if self.cached_usd_per_mtok is None else self.cached_usd_per_mtok
+        for amount, rate in (
+            (usage.prompt_tokens - usage.cached_tokens, self.prompt_usd_per_mtok),
+            (usage.cached_tokens, cached),
+            (usage.output_tokens, self.output_usd_per_mtok),
+        ):
+            if amount and rate is None:
+                return None
+            total += _nano(rate) * amount / 1_000_000
+        return total
 
 
 @lru_cache(maxsize=256)

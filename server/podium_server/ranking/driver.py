@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from podium_server.accounting.ledger import Account, Ledger
 from podium_server.accounting.usage import Usage
@@ -41,6 +42,28 @@ from podium_strategies.plan import Permutation, PlanError, Question
 
 # What a partial answer may excuse: a machine's failure. A caller's mistake is never turned into an order.
 _EXCUSED = (BackendDown, BackendRefused, DeadlineExceeded, Overloaded, UnreadableReply)
+
+
+class _Amounts(NamedTuple):
+    """What a budget counts."""
+
+    calls: int
+    tokens: int
+    cost_nano_usd: int
+
+    @classmethod
+    def of(cls, usage: Usage) -> _Amounts:
+        return cls(usage.calls, usage.tokens, usage.cost_nano_usd or 0)
+
+    def plus(self, other: _Amounts) -> _Amounts:
+        return _Amounts(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def minus(self, other: _Amounts) -> _Amounts:
+        return _Amounts(*(one - another for one, another in zip(self, other, strict=True)))
+
+    def share(self, part: int, whole: int) -> _Amounts:
+        """Return `part` of `whole` of everything, rounded up: a budget is never passed for a rounding."""
+        return _Amounts(*(-(-amount * part // whole) for amount in self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +104,7 @@ class Drive:
     cause: PodiumError | None = field(init=False, default=None)
     _answered: int = field(init=False, default=0)
     _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
-    _reserved: Usage = field(init=False, default_factory=Usage)
-    _reservations: dict[int, Usage] = field(init=False, default_factory=dict)
+    _reserved: _Amounts = field(init=False, default_factory=lambda: _Amounts(0, 0, 0))
     _began: float = field(init=False, default_factory=time.monotonic)
     _first_depth: dict[str, int] = field(init=False, default_factory=dict)
     _path_before: dict[str, float] = field(init=False, default_factory=dict)
@@ -142,7 +164,8 @@ class Drive:
                 return
             seat = self._seat(role)
             questions = [asked.questions[index] for index in indices]
-            if self.budget.counts and not self._reserve(asked.id, seat, questions):
+            reserved = self._reserve(seat, questions) if self.budget.counts else None
+            if self._stopping:
                 return
             account = seat.account
             account.questions += len(questions)
@@ -150,11 +173,11 @@ class Drive:
             account.rounds = max(account.rounds, asked.depth - first + 1)
             self._started.setdefault(account.stage, time.monotonic())
             self._path_before.setdefault(account.stage, self.execution.critical_path)
-            sink = _RoundSink(self, seat, asked, indices)
+            sink = _RoundSink(self, seat, asked, indices, len(indices), reserved)
             self._tell(sink, asked.depth - first + 1)
             task = asyncio.create_task(seat.judge.rule(self.case, questions, sink), name=f"judge {role}")
             self._tasks.add(task)
-            task.add_done_callback(self._judge_done)
+            task.add_done_callback(partial(self._judge_done, sink))
 
     def _tell(self, sink: _RoundSink, number: int) -> None:
         """Show the order that stands before a round to whoever wants to see it."""
@@ -179,30 +202,35 @@ class Drive:
             raise FailedPrecondition(f"no judge is configured for the role {role!r} of this pipeline")
         return seat
 
-    def _reserve(self, round_id: int, seat: Seat, questions: Sequence[Question[Any]]) -> bool:
-        """Set the forecast of a round aside, or stop where the budget does not hold it."""
-        forecast = seat.judge.estimate(self.case, questions)
-        after = self.ledger.total() + self._reserved + forecast
+    def _reserve(self, seat: Seat, questions: Sequence[Question[Any]]) -> _Amounts:
+        """Set the forecast of these questions aside, or stop where the budget does not hold it."""
+        forecast, spent = seat.judge.estimate(self.case, questions), self.ledger.total()
         budget = self.budget
-        if budget.max_cost_nano_usd is not None and after.cost_nano_usd is None:
-            raise FailedPrecondition(
-                f"max_cost_nano_usd is set, and the model {seat.judge.facts.model!r} has no prices configured, so its "
-                "cost cannot be bounded; configure models.<name>.prices, or use max_calls or max_tokens"
-            )
+        if budget.max_cost_nano_usd is not None:
+            unpriced = {account.model for account in self.ledger if account.usage.cost_nano_usd is None}
+            if forecast.cost_nano_usd is None:
+                unpriced.add(seat.judge.facts.model)
+            if unpriced:
+                raise FailedPrecondition(
+                    f"max_cost_nano_usd is set, and no price is configured for all that {', '.join(sorted(unpriced))} "
+                    "uses, so that the cost cannot be bounded; configure models.<name>.prices, or use max_calls or "
+                    "max_tokens"
+                )
+        wanted = _Amounts.of(forecast)
+        after = _Amounts.of(spent).plus(self._reserved).plus(wanted)
         for name, limit, amount in (
             ("max_calls", budget.max_calls, after.calls),
             ("max_tokens", budget.max_tokens, after.tokens),
-            ("max_cost_nano_usd", budget.max_cost_nano_usd, after.cost_nano_usd or 0),
+            ("max_cost_nano_usd", budget.max_cost_nano_usd, after.cost_nano_usd),
         ):
             if limit is not None and amount > limit:
                 self._stop(
                     Completion.PARTIAL_BUDGET,
                     BudgetExhausted(f"the next round would bring {name} to {amount}, and the budget is {limit}"),
                 )
-                return False
-        self._reserved = self._reserved + forecast
-        self._reservations[round_id] = self._reservations.get(round_id, Usage()) + forecast
-        return True
+                return wanted
+        self._reserved = self._reserved.plus(wanted)
+        return wanted
 
     # --- hearing ------------------------------------------------------------------------------------------------
 
@@ -211,6 +239,7 @@ class Drive:
         asked, index, account = sink.asked, sink.indices[place], sink.seat.account
         now = time.monotonic()
         account.add(ruling.usage)
+        self._release(sink)
         account.wall_s = now - self._started[account.stage]
         if sink.traced is not None:
             sink.traced.elapsed_s = now - self._began
@@ -229,7 +258,6 @@ class Drive:
             complete = self.execution.answer(asked.id, index, ruling.answer, cost=elapsed_s)
             if complete:
                 account.critical_path_s = self.execution.critical_path - self._path_before[account.stage]
-                self._release(asked.id)
                 self._launch()
         except PodiumError as error:
             self._fail(error)
@@ -238,22 +266,26 @@ class Drive:
             self._stopping = True
             self._over.set()
 
-    def _release(self, round_id: int) -> None:
-        """Give back what was set aside for a round that is complete: what it used stands in the ledger now."""
-        if self._reservations.pop(round_id, None) is not None:
-            total = Usage()
-            for usage in self._reservations.values():
-                total = total + usage
-            self._reserved = total
+    def _release(self, sink: _RoundSink) -> None:
+        """Give back what was set aside for one question: what its answer used stands in the ledger now."""
+        sink.open -= 1
+        if sink.reserved is not None:
+            n = len(sink.indices)
+            still, before = sink.reserved.share(sink.open, n), sink.reserved.share(sink.open + 1, n)
+            self._reserved = self._reserved.plus(still).minus(before)
 
-    def _judge_done(self, task: asyncio.Task[None]) -> None:
+    def _judge_done(self, sink: _RoundSink, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        error = None if task.cancelled() else _first(task.exception())
+        error: BaseException | None = None if task.cancelled() else _first(task.exception())
         if isinstance(error, PodiumError):
             self._fail(error)
         elif error is not None:
             self._defect = error
             self._over.set()
+        elif sink.open > 0 and not self._stopping:
+            # Its backend was closed under it, or it is defective: nobody else will answer what it was asked.
+            model = sink.seat.judge.facts.model
+            self._fail(BackendDown(f"the model {model!r} stopped and left {sink.open} questions unanswered"))
         if not self._tasks and (self._stopping or self.execution.result is not None):
             self._over.set()
 
@@ -265,7 +297,9 @@ class Drive:
 
     def _fail(self, error: PodiumError) -> None:
         """A judge cannot answer: no plan goes on without an answer, so nobody else needs to be heard."""
-        self._stop(Completion.PARTIAL_BACKEND, error)
+        # A judge that sees the deadline come first is as right about it as our own clock.
+        late = isinstance(error, DeadlineExceeded)
+        self._stop(Completion.PARTIAL_DEADLINE if late else Completion.PARTIAL_BACKEND, error)
         self._over.set()
 
     def _stop(self, completion: Completion, cause: PodiumError | None) -> None:
@@ -300,7 +334,7 @@ class Drive:
         match self.completion:
             case Completion.PARTIAL_DEADLINE:
                 message = f"the soft deadline passed after {self._answered} answers"
-                self.cause = DeadlineExceeded(message)
+                self.cause = self.cause or DeadlineExceeded(message)
                 if fail:
                     raise self.cause
             case Completion.PARTIAL_BUDGET if fail and self.cause is not None:
@@ -326,6 +360,10 @@ class _RoundSink:
     seat: Seat
     asked: Asked
     indices: list[int]
+    open: int
+    """Questions that are not answered yet."""
+    reserved: _Amounts | None
+    """Of the budget, for all of them together; None where nothing is bounded."""
     traced: TracedRound | None = None
 
     def ruled(self, index: int, ruling: Ruling, *, elapsed_s: float) -> None:
