@@ -55,8 +55,8 @@ class Mmr(Strategy):
         n = pool.n
         if n > self.candidates_max:
             raise PlanTooLarge(
-                f"the similarities of {n} candidates to each other; candidates_max is {self.candidates_max}: let a stage "
-                "before keep fewer"
+                f"the similarities of {n} candidates to each other; candidates_max is {self.candidates_max}, so let a "
+                "stage before keep fewer"
             )
         start = tuple(range(n))
         grades: list[Question[Any]] = [] if pool.scores is not None else [Grade(item) for item in start]

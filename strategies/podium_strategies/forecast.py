@@ -37,7 +37,7 @@ def forecast(
     pool: Pool,
     *,
     seeds: Sequence[int] = (1, 2, 3),
-    see: Callable[[Question[Any]], None] | None = None,
+    see: Callable[[int, Question[Any], int], None] | None = None,
 ) -> Forecast:
     """Run the plan against truthful oracles, one a seed, and return the means. No model is called.
 
@@ -45,8 +45,8 @@ def forecast(
         strategy: whose plan to try.
         pool: over which it would run.
         seeds: of the oracles.
-        see: is shown every question of every run, so that a caller can weigh them (tokens, money); divide by
-            `len(seeds)` for the expectation.
+        see: is shown every question with the seed of its run and the depth of its round, so that a caller can weigh
+            them (tokens, money, time).
 
     """
     questions: list[int] = []
@@ -60,7 +60,7 @@ def forecast(
                 for index, question in enumerate(asked.questions):
                     documents += len(question.items)
                     if see is not None:
-                        see(question)
+                        see(seed, question, asked.depth)
                     execution.answer(asked.id, index, oracle.answer(question))
         questions.append(execution.asked)
         rounds.append(execution.depth)

@@ -58,8 +58,22 @@ def test_no_price_is_no_cost_and_no_call_is_free() -> None:
     assert Prices().charge(Usage(calls=1)).cost_nano_usd is None
     assert Prices().charge(Usage(calls=1)).cost_basis is CostBasis.UNKNOWN
     assert Prices().charge(Usage(cache_hits=3)).cost_nano_usd == 0
-    half = Prices(prompt_usd_per_mtok=1.0)
-    assert half.charge(Usage(calls=1, prompt_tokens=5)).cost_nano_usd is None
+
+
+@pytest.mark.parametrize("also", [{}, {"usd_per_call": 0.01}, {"compute_usd_per_hour": 1.0}])
+def test_tokens_without_a_price_beside_tokens_with_one_make_the_cost_unknown(also: dict[str, float]) -> None:
+    half = Prices(prompt_usd_per_mtok=1.0, **also)
+    assert half.charge(Usage(calls=1, prompt_tokens=5, output_tokens=1)).cost_nano_usd is None
+    assert Prices(output_usd_per_mtok=1.0, **also).charge(Usage(calls=1, prompt_tokens=5)).cost_nano_usd is None
+
+
+def test_an_embedding_needs_no_price_for_output_that_it_never_has() -> None:
+    assert Prices(prompt_usd_per_mtok=1.0).charge(Usage(calls=1, prompt_tokens=5)).cost_nano_usd == 5_000
+
+
+def test_tokens_and_processor_time_together_are_a_mixed_bill() -> None:
+    prices = Prices(prompt_usd_per_mtok=1.0, output_usd_per_mtok=1.0, compute_usd_per_hour=3.6)
+    assert prices.charge(Usage(calls=1, prompt_tokens=5, backend_s=1.0)).cost_basis is CostBasis.MIXED
 
 
 def test_processor_time_is_priced_where_there_is_a_rate() -> None:

@@ -41,8 +41,12 @@ class Prices:
                 raise ValueError(f"{name} is {value}: a price is 0 or more")
 
     def charge(self, usage: Usage) -> Usage:
-        """Return `usage` with its cost. Usage without a call costs nothing (it was served from our own caches)."""
-        if usage.calls == 0:
+        """Return `usage` with its cost.
+
+        Without a call there is nothing to pay but the time of our own processor, where that has a rate: what a cache
+        answered is free.
+        """
+        if usage.calls == 0 and (self.compute_usd_per_hour is None or usage.backend_s == 0):
             return usage
         tokens = self._tokens_nano(usage)
         by_table = self._tokens_have_prices or self.usd_per_call is not None

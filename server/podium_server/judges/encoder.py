@@ -149,7 +149,7 @@ class EncoderJudge:
         begun = time.monotonic()
         scores = dict(zip(graded, self._grades(seen, graded), strict=True))
         likenesses = _likenesses(seen, [question for question in questions if isinstance(question, Liken)])
-        spent.add(Usage(pairs=len(graded), backend_s=time.monotonic() - begun))
+        spent.add(self.prices.charge(Usage(pairs=len(graded), backend_s=time.monotonic() - begun)))
         usage = spent.usage
         elapsed_s = time.monotonic() - asked
         for index, question in enumerate(questions):
@@ -228,7 +228,7 @@ class EncoderJudge:
             seen.vectors[item] = vectors[place]
             if tokens is not None:
                 seen.tokens[item] = tokens[place]
-        spent.add(Usage(cache_hits=len(order), backend_s=time.monotonic() - begun))
+        spent.add(self.prices.charge(Usage(cache_hits=len(order), backend_s=time.monotonic() - begun)))
         return [item for item in missing if item not in chunks]
 
     def _grades(self, seen: _Seen, items: Sequence[int]) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from podium_strategies.drive import Asked, Execution
 from podium_strategies.plan import Permutation, PlanError, Question
 
 # What a partial answer may excuse: a machine's failure. A caller's mistake is never turned into an order.
-_EXCUSED = (BackendDown, BackendRefused, DeadlineExceeded, Overloaded, UnreadableReply)
+_EXCUSED = (BackendDown, BackendRefused, Overloaded, UnreadableReply)
 
 
 class _Amounts(NamedTuple):
@@ -72,6 +72,21 @@ class Seat:
 
     judge: Judge
     account: Account
+
+
+def role_in(roles: Container[str], role: str) -> str:
+    """Return who answers for a role: whoever has it, or the stage that it belongs to.
+
+    Raises:
+        FailedPrecondition: nobody does.
+
+    """
+    asked = role
+    while asked not in roles and "." in asked:
+        asked = asked.rpartition(".")[0]
+    if asked not in roles:
+        raise FailedPrecondition(f"no judge is configured for the role {role!r} of this pipeline")
+    return asked
 
 
 @dataclass(slots=True)
@@ -195,12 +210,7 @@ class Drive:
 
     def _seat(self, role: str) -> Seat:
         """Return the seat of a role: its own, or that of the stage that it belongs to."""
-        while role not in self.panel and "." in role:
-            role = role.rpartition(".")[0]
-        seat = self.panel.get(role)
-        if seat is None:
-            raise FailedPrecondition(f"no judge is configured for the role {role!r} of this pipeline")
-        return seat
+        return self.panel[role_in(self.panel, role)]
 
     def _reserve(self, seat: Seat, questions: Sequence[Question[Any]]) -> _Amounts:
         """Set the forecast of these questions aside, or stop where the budget does not hold it."""

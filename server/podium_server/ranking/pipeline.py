@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,12 +12,30 @@ from podium_server.config import PipelineSection, StageSection
 from podium_server.errors import FailedPrecondition, InvalidRequest, NotFound
 from podium_server.judges.case import Candidate, Case
 from podium_server.judges.judge import Judge, ScoreKind
-from podium_server.ranking.driver import Seat
+from podium_server.ranking.driver import Seat, role_in
 from podium_strategies import registry
 from podium_strategies.cascade import Cascade, Stage
 from podium_strategies.forecast import Forecast, forecast
 from podium_strategies.plan import Question, Scale, Strategy
 from podium_strategies.pool import Pool
+
+RECALL = "recall"
+"""The stage of recall in a ledger, so that no stage of a pipeline may have its name."""
+
+_JUDGES_KEYS = (
+    "model",
+    "models",
+    "prompt",
+    "scoring",
+    "on_unreadable",
+    "reask_missing",
+    "constrained",
+    "max_output_tokens",
+)
+"""The keys of a stage that say who answers, and how."""
+
+_STAGES_KEYS = ("name", "keep", "weight", "of", "base")
+"""Those that say what becomes of its order."""
 
 
 class JudgeMaker(Protocol):
@@ -114,21 +132,39 @@ class Pipeline:
 
 @dataclass(frozen=True, slots=True)
 class VoiceEstimate:
-    """What one voice is expected to ask, and what that would use."""
+    """What one voice is expected to ask, and what that would use; `rounds` is the most that any truth tried led to."""
 
     account: Account
     questions: float
+    rounds: int
     usage: Usage
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A quote. `usage` is the expectation; counts in it are rounded."""
+    """A quote.
+
+    Args:
+        forecast: in questions and rounds.
+        voices: in parts.
+        usage: the expectation; counts in it are rounded.
+        usage_max: the most; None where the strategy states no bound.
+        time_s: expected, from what this server has measured of the same stages; None where it has not.
+
+    """
 
     forecast: Forecast
     voices: tuple[VoiceEstimate, ...]
     usage: Usage
     usage_max: Usage | None
+    time_s: float | None = None
+
+
+def pool_of(case: Case) -> Pool:
+    """Return what a plan may know of a case. Scores count where every candidate brings one."""
+    scores = [candidate.prior_score for candidate in case.candidates]
+    known = tuple(score for score in scores if score is not None)
+    return Pool(n=len(scores), scores=known if scores and len(known) == len(scores) else None, seed=case.seed)
 
 
 def sketched_case(query: str, n: int, tokens_per_document: int) -> Case:
@@ -143,30 +179,33 @@ def estimate(pipeline: Pipeline, case: Case) -> Estimate:
     n = len(case.candidates)
     seats, ledger = pipeline.seats(n)
     seeds = (1, 2, 3)
-    asked: dict[str, list[Question[Any]]] = {role: [] for role in seats}
+    asked: dict[str, dict[int, list[Question[Any]]]] = {role: {seed: [] for seed in seeds} for role in seats}
+    depths: dict[str, set[int]] = {role: set() for role in seats}
 
-    def see(question: Question[Any]) -> None:
-        role = question.role
-        while role not in asked and "." in role:
-            role = role.rpartition(".")[0]
-        asked[role].append(question)
+    def see(seed: int, question: Question[Any], depth: int) -> None:
+        role = role_in(asked, question.role)
+        asked[role][seed].append(question)
+        depths[role].add(depth)
 
-    quote = forecast(pipeline.strategy, Pool(n), seeds=seeds, see=see)
+    quote = forecast(pipeline.strategy, pool_of(case), seeds=seeds, see=see)
     voices = []
     total = Usage()
-    for account in ledger:
-        questions = asked.get(account.stage, [])
-        usage = Usage()
-        if questions:
-            usage = _scaled(seats[account.stage].judge.estimate(case, questions), 1 / len(seeds))
-        voices.append(VoiceEstimate(account, len(questions) / len(seeds), usage))
+    most = Usage()
+    for voice, account in zip(pipeline.voices, ledger, strict=True):
+        runs = [run for run in asked.get(account.stage, {}).values() if run]
+        questions = sum(map(len, runs)) / len(seeds)
+        summed = Usage()
+        for run in runs:
+            # Each run by itself: a judge that reads a document once a request must not take three runs for one.
+            summed = summed + seats[account.stage].judge.estimate(case, run)
+        usage = _scaled(summed, 1 / len(seeds))
+        voices.append(VoiceEstimate(account, questions, len(depths.get(account.stage, ())), usage))
         total = total + usage
-    scale = None
-    if quote.questions_max is not None and quote.questions > 0:
-        scale = _scaled(total, quote.questions_max / quote.questions)
-    elif quote.questions_max == 0:
-        scale = total
-    return Estimate(quote, tuple(voices), total, scale)
+        # Each voice at its own bound: a dear stage that adapts is not evened out by a cheap one that does not.
+        bound = voice.strategy.ceiling(account.candidates_in)
+        factor = max(1.0, bound / questions) if bound is not None and questions else 1.0
+        most = most + _scaled(usage, factor)
+    return Estimate(quote, tuple(voices), total, most if quote.questions_max is not None else None)
 
 
 def _scaled(usage: Usage, factor: float) -> Usage:
@@ -200,7 +239,9 @@ def build(name: str, section: PipelineSection, judge_of: JudgeMaker, *, where: s
     voices: list[Voice] = []
     stages: list[Stage] = []
     for place, stage in enumerate(section.stages):
-        taken = {built.role for built in stages}
+        if "weight" in stage.model_fields_set:
+            raise InvalidRequest(f"{where}.stages[{place}].weight", "has a meaning for the voices of a fusion only")
+        taken = {RECALL, *(built.role for built in stages)}
         stages.append(_stage(stage, "", taken, voices, judge_of, f"{where}.stages[{place}]"))
     return Pipeline(name, section, tuple(stages), tuple(voices))
 
@@ -213,15 +254,19 @@ def _stage(
     path = f"{prefix}.{role}" if prefix else role
     options = section.options
     if section.of:
+        _refuse_keys(section, _JUDGES_KEYS, where, f"is for its voices to say: {section.strategy} itself asks nobody")
         inner: list[Stage] = []
         for place, voice in enumerate(section.of):
             inner.append(_stage(voice, path, {s.role for s in inner}, voices, judge_of, f"{where}.of[{place}]"))
         options["of"] = tuple(inner)
     if section.base is not None:
-        # The wrapped strategy asks in the wrapper's name, unless it has a model of its own.
-        base = section.base if section.base.model else section.base.model_copy(update={"model": section.model})
+        base = section.base
+        _refuse_keys(base, _STAGES_KEYS, f"{where}.base", f"has no meaning for what {section.strategy} wraps")
         options["base"] = _strategy(base.strategy, base.options, f"{where}.base")
-        section = section.model_copy(update={"model": base.model, "prompt": section.prompt or base.prompt})
+        # The wrapped strategy's questions are asked in the wrapper's name: what is said about the judge may stand at
+        # either, and counts most where it is nearest to the questions.
+        said = {key: getattr(base, key) for key in _JUDGES_KEYS if key in base.model_fields_set}
+        section = section.model_copy(update=said)
     strategy = _strategy(section.strategy, options, where)
     if not section.of:
         _seat_voices(section, strategy, path, voices, judge_of, where)
@@ -231,11 +276,19 @@ def _stage(
         raise InvalidRequest(where, str(error)) from error
 
 
+def _refuse_keys(section: StageSection, keys: Sequence[str], where: str, reason: str) -> None:
+    """Refuse what would be read and then count for nothing."""
+    for key in keys:
+        if key in section.model_fields_set and getattr(section, key) not in (None, {}, ()):
+            raise InvalidRequest(f"{where}.{key}", reason)
+
+
 def _seat_voices(
     section: StageSection, strategy: Strategy, path: str, voices: list[Voice], judge_of: JudgeMaker, where: str
 ) -> None:
     asks = strategy.asks
-    if not asks and section.model is None:
+    if not asks:
+        _refuse_keys(section, _JUDGES_KEYS, where, f"is set, and {section.strategy} asks nobody")
         voices.append(Voice(path, section, strategy, None))
         return
     if section.model is None and not section.models:

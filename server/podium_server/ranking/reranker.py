@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from podium_server.accounting.ledger import Ledger
+from podium_server.accounting.usage import Usage
 from podium_server.config import PipelineSection, parse_stage
 from podium_server.errors import ConfigInvalid, InvalidRequest, NotFound, Overloaded, PodiumError, Unavailable
 from podium_server.judges.case import Case
 from podium_server.limits import Limits
 from podium_server.ranking.driver import Drive
-from podium_server.ranking.pipeline import Estimate, JudgeMaker, Pipeline, build, estimate
+from podium_server.ranking.pipeline import Estimate, JudgeMaker, Pipeline, build, estimate, pool_of
 from podium_server.ranking.request import Completion, Outcome, RankRequest, Snapshot, Warned
 from podium_strategies.drive import Execution
 from podium_strategies.forecast import forecast
-from podium_strategies.plan import Permutation, PlanTooLarge
+from podium_strategies.plan import Permutation, PlanTooLarge, Strategy
 from podium_strategies.pool import Pool
 from podium_strategies.prompts.prompt import MALFORMED
 
@@ -47,6 +49,9 @@ class Reranker:
     draining: bool = field(init=False, default=False)
     running: int = field(init=False, default=0)
     refused: int = field(init=False, default=0)
+    spent_on_cancelled: Usage = field(init=False, default_factory=Usage)
+    """What requests had used whose callers went away: no answer carries it, and it was paid for."""
+    _round_s: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
     _idle: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
     def pipeline(self, request: RankRequest) -> Pipeline:
@@ -77,11 +82,47 @@ class Reranker:
         request: RankRequest,
         *,
         deadline_at: float | None = None,
+        warnings: tuple[Warned, ...] = (),
+        on_snapshot: Callable[[Snapshot], None] | None = None,
+    ) -> Outcome:
+        """Rank the candidates of one request, in a place of its own among the running ones; see `rank`.
+
+        Raises:
+            Unavailable, Overloaded: there is no place.
+
+        """
+        with self.admitted():
+            return await self.rank(request, deadline_at=deadline_at, warnings=warnings, on_snapshot=on_snapshot)
+
+    def admitted(self) -> _Admission:
+        """Take a place among the running requests, for a `with`.
+
+        Raises:
+            Unavailable: the server is draining.
+            Overloaded: all places are taken.
+
+        """
+        if self.draining:
+            raise Unavailable("this server is stopping; another one will answer")
+        if self.running >= self.limits.concurrent_requests:
+            self.refused += 1
+            raise Overloaded(
+                f"{self.running} requests are at work, and limits.concurrent_requests is "
+                f"{self.limits.concurrent_requests}; try again later",
+                retry_after_s=0.5,
+            )
+        return _Admission(self)
+
+    async def rank(
+        self,
+        request: RankRequest,
+        *,
+        deadline_at: float | None = None,
         ledger_before: Ledger | None = None,
         warnings: tuple[Warned, ...] = (),
         on_snapshot: Callable[[Snapshot], None] | None = None,
     ) -> Outcome:
-        """Rank the candidates of one request.
+        """Rank the candidates of one request that was admitted.
 
         Args:
             request: valid (see `validate`).
@@ -94,20 +135,13 @@ class Reranker:
             PodiumError: with `spent`, the ledger of what was used until then.
 
         """
-        with self._admitted():
+        try:
             return await self._rank(request, deadline_at, ledger_before, warnings, on_snapshot)
-
-    def _admitted(self) -> _Admission:
-        if self.draining:
-            raise Unavailable("this server is stopping; another one will answer")
-        if self.running >= self.limits.concurrent_requests:
-            self.refused += 1
-            raise Overloaded(
-                f"{self.running} requests are at work, and limits.concurrent_requests is "
-                f"{self.limits.concurrent_requests}; try again later",
-                retry_after_s=0.5,
-            )
-        return _Admission(self)
+        except PodiumError as error:
+            # Refused before anybody was asked: the recall before it is on the bill all the same.
+            if error.spent is None:
+                error.spent = ledger_before
+            raise
 
     async def _rank(
         self,
@@ -125,12 +159,12 @@ class Reranker:
             ledger.accounts = {**ledger_before.accounts, **ledger.accounts}
             ledger.critical_path_s = ledger_before.critical_path_s
             began -= ledger_before.wall_s
-        pool = _pool(request)
-        execution = self._execution(pipeline, pool)
+        case = _case(request, _earliest(began, request, deadline_at, reserve_s=0.0))
+        execution = await self._execution(pipeline, pool_of(case))
         drive = Drive(
             execution=execution,
             panel=seats,
-            case=_case(request, _earliest(began, request, deadline_at, reserve_s=0.0)),
+            case=case,
             ledger=ledger,
             budget=request.budget,
             deadline_at=_earliest(began, request, deadline_at, reserve_s=self.limits.deadline_reserve_ms / 1000),
@@ -142,25 +176,52 @@ class Reranker:
         except PodiumError as error:
             error.spent = ledger
             raise
+        except asyncio.CancelledError:
+            # Nobody is left to read this ledger, and the money is spent all the same.
+            self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
+            raise
         finally:
             ledger.wall_s = time.monotonic() - began
+        self._measure(pipeline.name, ledger)
         return _outcome(pipeline, execution, drive, order, ledger, warnings)
 
-    def _execution(self, pipeline: Pipeline, pool: Pool) -> Execution:
+    async def _execution(self, pipeline: Pipeline, pool: Pool) -> Execution:
         """Return the plan under way, refused beforehand where it would ask too much."""
         strategy = pipeline.strategy
         try:
-            if pool.n > _UNCOUNTED_CANDIDATES:
-                quote = forecast(strategy, pool, seeds=(1,))
-                questions = max(quote.questions, quote.questions_max or 0)
-                if questions > self.limits.questions:
-                    raise PlanTooLarge(
-                        f"up to {questions:,.0f} questions for {pool.n:,} candidates, and limits.questions is "
-                        f"{self.limits.questions:,}"
-                    )
+            if pool.n > _UNCOUNTED_CANDIDATES and strategy.asks:
+                # A plan over thousands takes a while to try: in a thread, and once for each strategy and size.
+                self._check_size(pool.n, await asyncio.to_thread(_most_questions, strategy, pool.n))
             return Execution(strategy.plan(pool), pool.n)
         except PlanTooLarge as error:
             raise InvalidRequest("documents", f"too many for this pipeline: {error}") from error
+
+    def _check_size(self, n: int, questions: float) -> None:
+        if questions > self.limits.questions:
+            raise PlanTooLarge(
+                f"up to {questions:,.0f} questions for {n:,} candidates, and limits.questions is "
+                f"{self.limits.questions:,}"
+            )
+
+    def _measure(self, pipeline: str, ledger: Ledger) -> None:
+        """Remember how long a round of each stage takes, the last requests counting most."""
+        for account in ledger:
+            if account.rounds:
+                key = (pipeline, account.stage)
+                round_s = account.critical_path_s / account.rounds
+                self._round_s[key] = round_s + 0.8 * (self._round_s.get(key, round_s) - round_s)
+
+    def _expected_s(self, pipeline: str, quote: Estimate) -> float | None:
+        """Return the seconds that a plan is expected to take: stages add, voices of one stage stand side by side."""
+        stages: dict[str, float] = {}
+        for voice in quote.voices:
+            if voice.rounds:
+                round_s = self._round_s.get((pipeline, voice.account.stage))
+                if round_s is None:
+                    return None
+                stage = voice.account.stage.partition(".")[0]
+                stages[stage] = max(stages.get(stage, 0.0), voice.rounds * round_s)
+        return sum(stages.values())
 
     def estimate(self, request: RankRequest) -> tuple[Pipeline, Estimate]:
         """Return what a request would cost. Calls no model.
@@ -170,8 +231,12 @@ class Reranker:
 
         """
         pipeline = self.pipeline(request)
+        n = len(request.candidates)
         try:
-            return pipeline, estimate(pipeline, _case(request, None))
+            if n > _UNCOUNTED_CANDIDATES:
+                self._check_size(n, _most_questions(pipeline.strategy, n))
+            quote = estimate(pipeline, _case(request, None))
+            return pipeline, replace(quote, time_s=self._expected_s(pipeline.name, quote))
         except PlanTooLarge as error:
             raise InvalidRequest("documents", f"too many for this pipeline: {error}") from error
 
@@ -188,6 +253,13 @@ class Reranker:
         return True
 
 
+@lru_cache(maxsize=4096)
+def _most_questions(strategy: Strategy, n: int) -> float:
+    """Return the most questions that a plan over `n` candidates asks, or as many as a truthful judge leads to."""
+    quote = forecast(strategy, Pool(n), seeds=(1,))
+    return max(quote.questions, quote.questions_max or 0)
+
+
 @dataclass(slots=True)
 class _Admission:
     """A place among the running requests, given back on every way out."""
@@ -201,15 +273,6 @@ class _Admission:
         self.reranker.running -= 1
         if not self.reranker.running:
             self.reranker._idle.set()
-
-
-def _pool(request: RankRequest) -> Pool:
-    known = tuple(score for candidate in request.candidates if (score := candidate.prior_score) is not None)
-    return Pool(
-        n=len(request.candidates),
-        scores=known if known and len(known) == len(request.candidates) else None,
-        seed=request.seed,
-    )
 
 
 def _case(request: RankRequest, deadline_at: float | None) -> Case:

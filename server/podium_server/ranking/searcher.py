@@ -81,6 +81,16 @@ class Searcher:
             PodiumError: as `Reranker.rerank` and `Retriever.retrieve`.
 
         """
+        with self.reranker.admitted():
+            return await self._search(request, deadline_at, warnings, on_snapshot)
+
+    async def _search(
+        self,
+        request: SearchRequest,
+        deadline_at: float | None,
+        warnings: tuple[Warned, ...],
+        on_snapshot: Callable[[Snapshot], None] | None,
+    ) -> Found:
         began = time.monotonic()
         pipeline = self.reranker.pipeline(request.ranked)
         encoder = await self.encoder_of(request.ranked.collection)
@@ -97,7 +107,7 @@ class Searcher:
         )
         ledger = _recall_ledger(encoder, recalled, time.monotonic() - began)
         candidates = tuple(Candidate(hit.id, hit.text, hit.score, hit.chunk) for hit in recalled.hits)
-        outcome = await self.reranker.rerank(
+        outcome = await self.reranker.rank(
             replace(request.ranked, candidates=candidates),
             deadline_at=deadline_at,
             ledger_before=ledger,

@@ -276,6 +276,7 @@ def _estimate_response(pipeline: Pipeline, quote: Estimate) -> wire.EstimateResp
     for voice in quote.voices:
         account = voice.account
         usage = _estimated(voice.usage, voice.questions)
+        usage.rounds = voice.rounds
         if forecast.exact:
             usage.questions_max = usage.questions
             _bound(usage, voice.usage)
@@ -290,8 +291,8 @@ def _estimate_response(pipeline: Pipeline, quote: Estimate) -> wire.EstimateResp
             candidates_out=account.candidates_out,
             usage=usage,
         )
-    if len(response.stages) == 1:
-        response.stages[0].usage.rounds = total.rounds
+    if quote.time_s is not None:
+        total.time.CopyFrom(convert.duration(quote.time_s))
     total.price_table_version = ",".join(sorted(versions))
     response.total.CopyFrom(total)
     if quote.usage.cost_nano_usd is None:
