@@ -25,7 +25,7 @@ from podium_server.config import (
     VllmModel,
     key_variable,
 )
-from podium_server.errors import ConfigInvalid, FailedPrecondition, NotFound, PodiumError
+from podium_server.errors import ConfigInvalid, FailedPrecondition, NotFound, PodiumError, known_names
 from podium_server.judges.judge import Judge
 from podium_server.ranking.pipeline import Pipeline, build
 from podium_server.ranking.reranker import Reranker
@@ -34,7 +34,7 @@ from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer, Question
 from podium_strategies.prompts.file import InvalidPromptFile
 
 if TYPE_CHECKING:
-    from podium_server.backends.chat import ChatBackend
+    from podium_server.backends.chat import Capability, ChatBackend
     from podium_server.backends.encoder import Encoder
     from podium_server.judges.encoder import EncoderSeat, StoredVectors
     from podium_server.judges.verdict_cache import SqliteVerdictCache
@@ -225,9 +225,15 @@ class Models:
             raise FailedPrecondition(
                 f"scoring is {section.scoring!r}, and the model {model!r} is no encoder; use prompt"
             )
+        prompts = _prompts(section, asks)
+        if not prompts:
+            asked = ", ".join(sorted(kind.__name__.lower() for kind in asks))
+            raise FailedPrecondition(
+                f"{section.strategy} asks {asked}, which no prompt asks a chat model like {model!r}"
+            )
         return ChatJudge(
             self.chat(model),
-            _prompts(section, asks),
+            prompts,
             configured.prices.prices(),
             JudgeSettings(
                 on_unreadable=section.on_unreadable,
@@ -260,6 +266,11 @@ def _prompts(section: StageSection, asks: Kinds) -> tuple[Prompt, ...]:
         chosen = {kind: prompts.load(name) for kind, name in wanted.items()}
         if section.prompt is not None:
             named = prompts.load(section.prompt)
+            if named.kind not in asks:
+                asked = ", ".join(sorted(kind.__name__.lower() for kind in asks))
+                raise FailedPrecondition(
+                    f"the prompt {named.id} answers {named.kind.__name__.lower()}, and {section.strategy} asks {asked}"
+                )
             chosen[named.kind] = named
     except prompts.UnknownPrompt as error:
         raise NotFound("prompt", error.name, error.known) from error
@@ -330,11 +341,21 @@ def _key(model: str, variable: str | None) -> str | None:
     return key
 
 
+def _capabilities(model: str, names: tuple[str, ...] | None) -> list[Capability] | None:
+    """Return what the configuration vouches for; None where it leaves that to be tried."""
+    from podium_server.backends.chat import Capability
+
+    known = {capability.value: capability for capability in Capability}
+    for name in names or ():
+        if name not in known:
+            raise ConfigInvalid(f"models.{model}.capabilities: none is named {name!r}{known_names(name, tuple(known))}")
+    return None if names is None else [known[name] for name in names]
+
+
 def _chat_backend(model: str, section: EncoderSection | ChatSection) -> ChatBackend:
     """Build a chat backend. The module of its kind is imported here and now; no connection is opened."""
     match section:
         case OpenAIModel():
-            from podium_server.backends.chat import Capability
             from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
 
             urls = (section.base_url,) if isinstance(section.base_url, str) else section.base_url
@@ -351,7 +372,7 @@ def _chat_backend(model: str, section: EncoderSection | ChatSection) -> ChatBack
                     tokens_per_minute=section.tokens_per_minute,
                     queue_max=section.queue,
                 ),
-                capabilities=None if section.capabilities is None else [Capability(c) for c in section.capabilities],
+                capabilities=_capabilities(model, section.capabilities),
                 tokenizer=section.tokenizer,
                 context_tokens=section.context_tokens,
                 extra_body=section.extra_body,

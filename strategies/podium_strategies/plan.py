@@ -306,7 +306,7 @@ def within(plan: Plan[Ranking], items: Sequence[int], rest: Sequence[int] = (), 
     ranking: Ranking
     if not tail and outer == tuple(range(len(outer))):
         # Nothing has another name outside: a plan of thousands of rounds must not copy thousands of names for each.
-        ranking = yield from reworded(plan, lambda question: replace(question, role=_role(role, question.role)))
+        ranking = yield from reworded(plan, lambda question: _outward(question, outer, role))
         yield from leave(ranking.order)
         return ranking
     inner = {item: i for i, item in enumerate(outer)}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from podium_server.compose import Models, build_pipelines
 from podium_server.config import Config, OpenAIModel, load
 from podium_server.errors import ConfigInvalid
 
@@ -46,7 +47,10 @@ def test_a_file_is_laid_over_the_built_in_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[models.j]\nbackend="openai"\nmodel="x"\nbas_url="y"', "models.j.bas_url: no such key; did you mean 'base_url'"),
+        (
+            '[models.j]\nbackend="openai"\nmodel="x"\nbas_url="y"',
+            "models.j.bas_url: no such key; did you mean 'base_url'",
+        ),
         ('[models.j]\nbackend="opnai"', "models.j.backend: is 'opnai', and must be one of openvino"),
         ('[models.j]\nmodel="x"', "models.j.backend"),
         ('[models.j]\nbackend="openai"', "models.j.model: is needed and missing"),
@@ -79,3 +83,31 @@ def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="no such file"):
         load(tmp_path / "nothing.toml")
+
+
+CHAT = """
+[models.judge]
+backend = "openai"
+base_url = "http://127.0.0.1:1/v1"
+model = "some-model"
+"""
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ('{ strategy = "sliding-window", model = "judge", prompt = "pairwise" }', "pairwise/1 answers prefer"),
+        ('{ strategy = "mmr", model = "judge", prompt = "yes-no" }', "liken"),
+        ('{ strategy = "first-stage", model = "judge" }', "asks nobody"),
+    ],
+)
+def test_a_model_or_prompt_that_cannot_serve_is_refused_at_start(tmp_path: Path, stage: str, said: str) -> None:
+    config = read(tmp_path, f"{CHAT}[pipelines.p]\nstages = [{stage}]\n")
+    with pytest.raises(ConfigInvalid, match=said):
+        build_pipelines(config, Models(config))
+
+
+def test_a_capability_that_nobody_knows_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    config = read(tmp_path, f'{CHAT}capabilities = ["logprob"]\n')
+    with pytest.raises(ConfigInvalid, match="did you mean 'logprobs'"):
+        Models(config).chat("judge")

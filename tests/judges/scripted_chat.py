@@ -25,6 +25,7 @@ class ScriptedChat:
     context_tokens: int | None = None
     name: str = "scripted"
     revision: str = "scripted-1"
+    variant: str = ""
     calls: list[ChatCall] = field(default_factory=list)
     counted: int = 0
 

@@ -138,6 +138,7 @@ async def test_another_model_prompt_parameter_or_text_is_another_question(tmp_pa
         chat = ScriptedChat(lambda call: "[1] > [2]")
         chat.name = str(more.get("name", "scripted"))
         chat.revision = str(more.get("revision", "1"))
+        chat.variant = str(more.get("variant", ""))
         settings = ChatSettings(temperature=float(str(more.get("temperature", 0))))
         judge = ChatJudge(chat, load(str(more.get("prompt", "rank-vicuna"))), settings=settings, cache=cache)
         case = case_of("alpha", str(more.get("text", "beta")), query=str(more.get("query", "why")))
@@ -146,7 +147,7 @@ async def test_another_model_prompt_parameter_or_text_is_another_question(tmp_pa
 
     assert await asked() == 1
     assert await asked() == 0
-    for other in ("name", "revision", "text", "query"):
+    for other in ("name", "revision", "variant", "text", "query"):
         assert await asked(**{other: "other"}) == 1
     assert await asked(prompt="rank-zephyr") == 1
     assert await asked(temperature=0.5) == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from podium_server.accounting.prices import Prices
-from podium_server.accounting.usage import CostBasis
+from podium_server.accounting.usage import CostBasis, Usage
 from podium_server.errors import (
     BackendDown,
     BudgetExhausted,
@@ -92,9 +93,9 @@ async def test_a_cascade_asks_each_stage_about_what_the_one_before_kept() -> Non
 async def test_provenance_tells_who_was_looked_at() -> None:
     judge = judged(10, repaired_items=frozenset({3}))
     only_some = {"strategy": "pointwise", "model": "m"}
-    outcome = await reranker(
-        pipeline({"m": judge}, {"strategy": "first-stage", "keep": 5}, only_some)
-    ).rerank(request(10))
+    outcome = await reranker(pipeline({"m": judge}, {"strategy": "first-stage", "keep": 5}, only_some)).rerank(
+        request(10)
+    )
     assert [outcome.provenance[i] for i in (0, 3, 7)] == [
         Provenance.SCORED,
         Provenance.REPAIRED,
@@ -269,6 +270,101 @@ async def test_too_many_questions_are_refused_before_the_first() -> None:
     with pytest.raises(InvalidRequest, match=r"limits\.questions"):
         await ranker.rerank(request(500))
     assert judge.asked == []
+
+
+async def test_what_is_set_aside_for_a_question_is_free_again_with_its_answer() -> None:
+    # A slow voice whose last grade is still out, beside one that asks a window at a time: 20 + 9 calls in all.
+    slow = judged(20, delay_s=lambda number: 0.2 if number == 19 else 0.0)
+    voices = [{"strategy": "pointwise", "model": "s"}, {**WINDOW, "model": "w"}]
+    both = pipeline({"s": slow, "w": judged(20)}, {"strategy": "fusion", "of": voices})
+    outcome = await reranker(both).rerank(request(20, budget=Budget(max_calls=29)))
+    assert (outcome.completion, outcome.ledger.total().calls) == (Completion.COMPLETE, 29)
+
+
+async def test_a_judge_that_sees_the_deadline_first_leaves_the_same_answer_as_our_own_clock() -> None:
+    judge = judged(40, fail_at={0: DeadlineExceeded("the next attempt would begin after the deadline")})
+    outcome = await reranker(pipeline({"m": judge}, WINDOW)).rerank(request(40, budget=Budget(soft_deadline_s=60)))
+    assert outcome.completion is Completion.PARTIAL_DEADLINE
+    assert outcome.order == tuple(range(40))
+    assert "next attempt" in outcome.cause
+
+
+async def test_a_judge_whose_backend_is_closed_under_it_ends_the_request() -> None:
+    judge = judged(10, fail_at={0: asyncio.CancelledError()})  # type: ignore[dict-item]
+    with pytest.raises(BackendDown, match="unanswered"):
+        await asyncio.wait_for(reranker(pipeline({"m": judge}, WINDOW)).rerank(request(10)), 5)
+
+
+async def test_money_that_cannot_be_bounded_names_the_model_without_a_price() -> None:
+    free, dear = judged(10, model="free"), judged(10, prices=PRICES, model="dear")
+    both = pipeline({"f": free, "d": dear}, {**WINDOW, "model": "d"}, {**WINDOW, "model": "f"})
+    with pytest.raises(FailedPrecondition, match="that free uses"):
+        await reranker(both).rerank(request(10, budget=Budget(max_cost_nano_usd=10**12)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        ({**WINDOW, "weight": 2.0}, r"stages\[0\]\.weight"),
+        ({"strategy": "first-stage", "model": "m"}, r"stages\[0\]\.model"),
+        ({"strategy": "fusion", "model": "m", "of": [WINDOW]}, r"stages\[0\]\.model"),
+        ({"strategy": "self-consistency", "model": "m", "base": {**WINDOW, "keep": 3}}, r"base\.keep"),
+        ({"strategy": "self-consistency", "model": "m", "base": {"strategy": "fusion", "of": [WINDOW]}}, r"base\.of"),
+        ({"strategy": "cascade", "stages": [WINDOW]}, "no Stage"),
+    ],
+)
+async def test_a_key_that_would_count_for_nothing_is_refused(stage: dict[str, Any], key: str) -> None:
+    with pytest.raises(InvalidRequest, match=key):
+        pipeline({"m": judged(10)}, stage)
+
+
+async def test_what_a_wrapped_strategy_says_about_its_judge_is_heard() -> None:
+    base = {**WINDOW, "on_unreadable": "fail", "reask_missing": 2, "prompt": "rank-gpt"}
+    built = pipeline({"m": judged(10)}, {"strategy": "self-consistency", "prompt": "rank-zephyr", "base": base})
+    section = built.voices[0].section
+    assert (section.model, section.on_unreadable, section.reask_missing) == ("m", "fail", 2)
+    assert section.prompt == "rank-gpt"
+
+
+async def test_no_stage_takes_the_account_of_recall() -> None:
+    built = pipeline({"m": judged(10)}, {**WINDOW, "name": "recall"})
+    assert [voice.role for voice in built.voices] == ["recall-2"]
+
+
+async def test_the_most_that_an_estimate_tells_bounds_each_voice() -> None:
+    cheap, dear = judged(100, model="cheap"), judged(100, prices=PRICES, model="dear")
+    stages = ({"strategy": "pointwise", "model": "c"}, {"strategy": "setwise-heapsort", "model": "d"})
+    _, quote = reranker(pipeline({"c": cheap, "d": dear}, *stages)).estimate(request(100))
+    assert quote.usage_max is not None
+    assert quote.usage_max.calls == pytest.approx(quote.forecast.questions_max, abs=1)
+    by_calls = quote.voices[1].usage.prompt_tokens / quote.voices[1].usage.calls
+    dearest = (quote.usage_max.calls - 100) * by_calls + 1000
+    assert quote.usage_max.prompt_tokens == pytest.approx(dearest, rel=0.01)
+
+
+async def test_an_estimate_reads_a_document_once_a_request_not_once_in_three() -> None:
+    class ReadsOnce(ScriptedJudge):
+        def estimate(self, case: Any, questions: Any) -> Usage:
+            return Usage(calls=len({item for question in questions for item in question.items}))
+
+    _, quote = reranker(
+        pipeline({"m": ReadsOnce(Oracle.seeded(30, 1))}, {"strategy": "pointwise", "model": "m"})
+    ).estimate(request(30))
+    assert quote.usage.calls == 30
+
+
+async def test_thousands_of_rounds_over_thousands_of_candidates_are_not_millions_of_copies() -> None:
+    ranker = reranker(pipeline({"m": judged(4000)}, {"strategy": "pairwise-heapsort", "model": "m", "k": 1}))
+    began = time.process_time()
+    await ranker.rerank(request(4000))
+    # 2 s here, and 12 where every round renames the whole pool.
+    assert time.process_time() - began < 8
+
+
+async def test_similarities_of_all_with_all_are_refused_where_they_would_fill_the_memory() -> None:
+    ranker = reranker(pipeline({"m": judged(2001)}, {"strategy": "mmr", "model": "m"}))
+    with pytest.raises(InvalidRequest, match="candidates_max is 2000"):
+        await ranker.rerank(request(2001))
 
 
 async def test_errors_of_ours_carry_a_reason() -> None:

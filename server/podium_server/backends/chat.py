@@ -113,6 +113,10 @@ class ChatBackend(Protocol):
     def revision(self) -> str:
         """What the backend says that it serves; the configured model id until it has said so."""
 
+    @property
+    def variant(self) -> str:
+        """Whatever else the configuration says that changes replies: with `name` and `revision`, who was asked."""
+
     async def capabilities(self) -> frozenset[Capability]:
         """Return what the endpoint can do, by trying once; remembered for the life of the backend."""
 

@@ -266,6 +266,11 @@ class OpenAIChat:
         return self._revision
 
     @property
+    def variant(self) -> str:
+        """The fields that every call carries, and whether a begun reply may go without its beginning."""
+        return json.dumps([self._model, self._extra_body, self._drop_prefill], sort_keys=True, default=str)
+
+    @property
     def prices(self) -> Prices:
         """What the calls cost."""
         return self._prices

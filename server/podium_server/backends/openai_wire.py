@@ -443,11 +443,15 @@ def _pair(one: Mapping[str, Any]) -> tuple[str, float] | None:
 
 
 def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    # Compared, not asked by `isnan`: that fails on a whole number beyond a float's range. No order holds for a NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and (value <= 0 or value > 0)
 
 
 def _logprob(value: float) -> float:
-    return min(0.0, max(LOGPROB_MIN, float(value)))
+    return float(min(0.0, max(LOGPROB_MIN, value)))
+
+
+_TOKEN_ID = re.compile(r"[0-9]{1,9}")
 
 
 def _prompt_positions(positions: object) -> tuple[tuple[int, float] | None, ...] | None:
@@ -457,7 +461,7 @@ def _prompt_positions(positions: object) -> tuple[tuple[int, float] | None, ...]
     read: list[tuple[int, float] | None] = []
     for place in positions:
         own = next(iter(place.items()), None) if isinstance(place, dict) else None
-        if own is None or not str(own[0]).isdigit() or not isinstance(own[1], dict):
+        if own is None or not _TOKEN_ID.fullmatch(str(own[0])) or not isinstance(own[1], dict):
             read.append(None)
             continue
         logprob = own[1].get("logprob")
@@ -472,7 +476,8 @@ def _ids(value: object) -> tuple[int, ...] | None:
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    # Beyond what any model holds it is no count, and no ledger's field has room for it.
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 40 else None
 
 
 # --- errors -------------------------------------------------------------------------------------------------------
@@ -501,7 +506,8 @@ def error_body(raw: bytes) -> ErrorBody:
     said = inner.get("message") or inner.get("detail") or inner.get("msg")
     if isinstance(said, list):  # FastAPI's list of what is wrong, each with its place
         first = said[0] if said and isinstance(said[0], dict) else {}
-        where = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
+        place = first.get("loc")
+        where = ".".join(str(part) for part in place if part != "body") if isinstance(place, list) else ""
         return ErrorBody(_line(f"{where}: {first.get('msg', said)}"), param=where)
     code, param = inner.get("code") or inner.get("type"), inner.get("param")
     return ErrorBody(

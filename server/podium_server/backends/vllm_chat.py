@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -110,6 +111,12 @@ class VllmChat:
         """The model, and its revision where the configuration names one."""
         revision = self._engine_args.get("revision")
         return f"{self._model}@{revision}" if revision else self._model
+
+    @property
+    def variant(self) -> str:
+        """The engine's arguments (a quantisation answers otherwise) and the template's."""
+        said = [self._engine_args, self._chat_template, self._chat_template_kwargs]
+        return json.dumps(said, sort_keys=True, default=str)
 
     @property
     def prices(self) -> Prices:

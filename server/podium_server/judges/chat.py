@@ -463,6 +463,7 @@ class _Asking:
         parts: tuple[object, ...] = (
             self.backend.name,
             self.backend.revision,
+            self.backend.variant,
             prompt.id,
             prompt.digest,
             self.settings.reask_missing,

@@ -287,14 +287,15 @@ def _shortened(text: str, encoder: Encoder, truncation: Truncation) -> str:
 
 
 def _likenesses(seen: _Seen, questions: Sequence[Liken]) -> dict[Question[Any], tuple[float, ...]]:
-    """Return the cosines of each question's item to its others: one product of all rows that are asked for."""
+    """Return the cosines of each question's item to its others: one product, of the rows that are asked for."""
     if not questions:
         return {}
     items = sorted({item for question in questions for item in question.items})
-    place = {item: i for i, item in enumerate(items)}
+    column = {item: i for i, item in enumerate(items)}
+    row = {item: i for i, item in enumerate(dict.fromkeys(question.item for question in questions))}
     matrix = np.stack([seen.vectors[item] for item in items])
-    cosines = matrix @ matrix.T
+    cosines = matrix[[column[item] for item in row]] @ matrix.T
     return {
-        question: tuple(float(cosines[place[question.item], place[other]]) for other in question.others)
+        question: tuple(float(cosines[row[question.item], column[other]]) for other in question.others)
         for question in questions
     }
