@@ -140,3 +140,36 @@ async def test_documents_are_cut_as_the_request_wants_and_counted(side: Side, re
     assert sorted(toy.passes[-1]) == sorted([read, "short"])
     assert outcome.ledger.total().truncated_documents == 1
     assert "TRUNCATED" in [warning.code for warning in outcome.warnings]
+
+
+async def test_a_voice_that_needs_no_token_vectors_does_not_mislead_one_that_does() -> None:
+    toy = ToyEncoder()
+    shared = seat(toy)
+    judges = {"late": EncoderJudge(shared, True), "m": EncoderJudge(shared, False)}
+    voices = list(reversed(FUSED["of"]))
+    outcome = await reranker(pipeline(judges, {**FUSED, "of": voices})).rerank(asked())
+    assert outcome.completion is Completion.COMPLETE
+
+
+async def test_a_soft_deadline_keeps_the_slices_that_were_encoded() -> None:
+    class Slow(ToyEncoder):
+        def encode_documents(
+            self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
+        ) -> Encoded:
+            if len(self.passes) > 1:  # the query and the first slice come at once
+                never.wait(10)
+            return super().encode_documents(texts, token_vectors=token_vectors, progress=progress)
+
+    never = threading.Event()
+    texts = [f"dog {i}" for i in range(64)] + ["cat dog and many more words so that it comes last"] * 64
+    texts[60] = QUERY
+    try:
+        outcome = await reranker(pipeline({"m": EncoderJudge(seat(Slow()), False)}, POINTWISE)).rerank(
+            asked(texts, budget=Budget(soft_deadline_s=0.3))
+        )
+    finally:
+        never.set()
+    assert outcome.completion is Completion.PARTIAL_DEADLINE
+    assert outcome.order[0] == 60, "the best of the first slice, which was graded"
+    total = outcome.ledger.total()
+    assert (total.pairs, total.calls) == (64, 3), "the slice under way is on the bill"

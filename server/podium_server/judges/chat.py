@@ -277,8 +277,8 @@ class _Asking:
             known = self.cache.get(key)
             if known is not None:
                 tab.usage = Usage(cache_hits=1)
-                tab.note = known[1]
-                return _in_items(question, known[0])
+                (places, tab.malformed), tab.note = known
+                return _in_items(question, places)
         try:
             places = await self._places(prompt, question, call, sheet, truncated, tab)
         except NoAnswer as error:
@@ -291,7 +291,7 @@ class _Asking:
             # Not remembered: another try, or another version of the same model, may do better.
             return _in_items(question, _FALLBACK[type(question)](len(items)))
         if self.cache is not None:
-            self.cache.put(key, places, tab.note)
+            self.cache.put(key, (places, tab.malformed), tab.note)
         return _in_items(question, places)
 
     async def _places(

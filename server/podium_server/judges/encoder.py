@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -133,29 +133,44 @@ class EncoderJudge:
         )
 
     async def rule(self, case: Case, questions: Sequence[Question[Any]], sink: Sink) -> None:
-        """Answer all questions at once: encoding is the work, and the answers are one matrix product."""
+        """Answer grades slice by slice, as documents are encoded, and likenesses once all of them are.
+
+        Encoding is the work; the answers are a matrix product, and both run in threads.
+        """
         asked = time.monotonic()
         seen: _Seen = case.shared.setdefault(("encoded", self.seat.name), _Seen())
         items = sorted({item for question in questions for item in question.items})
-        graded = [question.item for question in questions if isinstance(question, Grade)]
+        waiting = {index: question.item for index, question in enumerate(questions) if isinstance(question, Grade)}
         spent = _Spending(self.prices)
+
+        def deliver(answers: Mapping[int, Any]) -> None:
+            elapsed_s = time.monotonic() - asked
+            for index, answer in answers.items():
+                # What was spent since the last delivery goes with the first ruling of this one.
+                sink.ruled(index, Ruling(answer, spent.taken()), elapsed_s=elapsed_s)
+
         try:
-            async with seen.lock:
-                await self._see(case, seen, items, spent, with_query=bool(graded))
-        except BaseException:
-            # The caller has gone or the encoder failed: what was encoded by then is still paid for.
-            sink.spent(spent.usage)
-            raise
-        begun = time.monotonic()
-        scores = dict(zip(graded, self._grades(seen, graded), strict=True))
-        likenesses = _likenesses(seen, [question for question in questions if isinstance(question, Liken)])
-        spent.add(self.prices.charge(Usage(pairs=len(graded), backend_s=time.monotonic() - begun)))
-        usage = spent.usage
-        elapsed_s = time.monotonic() - asked
-        for index, question in enumerate(questions):
-            answer = scores[question.item] if isinstance(question, Grade) else likenesses[question]
-            sink.ruled(index, Ruling(answer, usage), elapsed_s=elapsed_s)
-            usage = _NOTHING
+            encoder = await self._encoder()
+            left = True
+            while left:
+                async with seen.lock:
+                    left = await self._see(case, seen, encoder, items, spent, with_query=bool(waiting))
+                known = seen.tokens if self.late_interaction else seen.vectors
+                ready = {index: item for index, item in waiting.items() if item in known}
+                if ready:
+                    deliver(await self._graded(seen, ready, spent))
+                    for index in ready:
+                        del waiting[index]
+            spent.add(Usage(cache_hits=len(items) - spent.documents))
+            likened = {index: question for index, question in enumerate(questions) if isinstance(question, Liken)}
+            if likened:
+                rows = await asyncio.to_thread(_likenesses, seen, list(likened.values()))
+                deliver({index: rows[question] for index, question in likened.items()})
+        finally:
+            # The caller has gone, or the encoder failed: what was encoded by then is still paid for.
+            rest = spent.taken()
+            if rest != _NOTHING:
+                sink.spent(rest)
 
     def estimate(self, case: Case, questions: Sequence[Question[Any]]) -> Usage:
         """Return about what encoding would take: each document once, whoever else looks at it."""
@@ -173,41 +188,69 @@ class EncoderJudge:
 
     # --- encoding -----------------------------------------------------------------------------------------------
 
-    async def _see(self, case: Case, seen: _Seen, items: Sequence[int], spent: _Spending, *, with_query: bool) -> None:
-        """Have the query and all of `items` encoded, those that nobody has had encoded yet."""
+    async def _encoder(self) -> Encoder:
         encoder = await self.seat.encoder()
-        tokens_wanted = (self.late_interaction or self.with_token_vectors) and encoder.has_token_vectors
         if self.late_interaction and not encoder.has_token_vectors:
             raise FailedPrecondition(f"the model {self.seat.name!r} has no token vectors; use scoring = 'cosine'")
+        return encoder
+
+    async def _see(
+        self, case: Case, seen: _Seen, encoder: Encoder, items: Sequence[int], spent: _Spending, *, with_query: bool
+    ) -> bool:
+        """Have the query and one more slice of `items` encoded; return whether some are still missing."""
+        tokens_wanted = (self.late_interaction or self.with_token_vectors) and encoder.has_token_vectors
         if with_query and seen.query is None:
             encoded, queue_s = await self.seat.queries.run(
                 lambda: encoder.encode_queries([case.query], token_vectors=tokens_wanted)
             )
-            spent.encoded(encoded, queue_s, documents=False)
+            spent.encoded(encoded, queue_s, documents=0)
             seen.query = encoded
         missing = [item for item in items if item not in seen.vectors or (tokens_wanted and item not in seen.tokens)]
-        spent.add(Usage(cache_hits=len(items) - len(missing)))
         missing = await self._fetch_stored(case, seen, missing, spent, tokens_wanted=tokens_wanted)
+        if not missing:
+            return False
+        if case.deadline_at is not None and time.monotonic() >= case.deadline_at:
+            raise DeadlineExceeded(
+                f"{len(missing)} of {len(items)} documents were not encoded when the deadline passed"
+            )
         # By length, so that a slice pads little.
-        missing.sort(key=lambda item: len(case.candidates[item].text))
-        for start in range(0, len(missing), _SLICE_DOCUMENTS):
-            part = missing[start : start + _SLICE_DOCUMENTS]
-            if case.deadline_at is not None and time.monotonic() >= case.deadline_at:
-                raise DeadlineExceeded(f"{start} of {len(missing)} documents were encoded when the deadline passed")
-            texts = [case.candidates[item].text for item in part]
+        part = sorted(missing, key=lambda item: len(case.candidates[item].text))[:_SLICE_DOCUMENTS]
+        await self._encode(case, seen, encoder, part, spent, tokens_wanted=tokens_wanted)
+        return len(missing) > len(part)
 
-            def encode(texts: list[str] = texts) -> tuple[Encoded, int]:
-                shortened = [_shortened(text, encoder, case.truncation) for text in texts]
-                cut = sum(len(short) < len(text) for short, text in zip(shortened, texts, strict=True))
-                return encoder.encode_documents(shortened, token_vectors=tokens_wanted), cut
+    async def _encode(
+        self,
+        case: Case,
+        seen: _Seen,
+        encoder: Encoder,
+        part: Sequence[int],
+        spent: _Spending,
+        *,
+        tokens_wanted: bool,
+    ) -> None:
+        texts = [case.candidates[item].text for item in part]
+        begun = False
 
+        def encode() -> tuple[Encoded, int]:
+            nonlocal begun
+            begun = True
+            shortened = [_shortened(text, encoder, case.truncation) for text in texts]
+            cut = sum(len(short) < len(text) for short, text in zip(shortened, texts, strict=True))
+            return encoder.encode_documents(shortened, token_vectors=tokens_wanted), cut
+
+        try:
             (encoded, cut), queue_s = await self.seat.documents.run(encode)
-            spent.encoded(encoded, queue_s, documents=True)
-            spent.add(Usage(truncated_documents=cut))
-            for place, item in enumerate(part):
-                seen.vectors[item] = encoded.vectors[place]
-                if encoded.token_vectors is not None:
-                    seen.tokens[item] = encoded.token_vectors[place]
+        except asyncio.CancelledError:
+            if begun:  # the thread finishes what it began, and whoever runs the model is paid for it
+                characters = sum(map(len, texts))
+                spent.add(self.prices.charge(Usage(calls=1, prompt_tokens=characters // _CHARACTERS_PER_TOKEN)))
+            raise
+        spent.encoded(encoded, queue_s, documents=len(part))
+        spent.add(Usage(truncated_documents=cut))
+        for place, item in enumerate(part):
+            if encoded.token_vectors is not None:
+                seen.tokens[item] = encoded.token_vectors[place]
+            seen.vectors[item] = encoded.vectors[place]
 
     async def _fetch_stored(
         self, case: Case, seen: _Seen, missing: list[int], spent: _Spending, *, tokens_wanted: bool
@@ -225,15 +268,20 @@ class EncoderJudge:
             return missing
         vectors = await self.stored.vectors(case.collection, found)
         for place, item in enumerate(order):
-            seen.vectors[item] = vectors[place]
             if tokens is not None:
                 seen.tokens[item] = tokens[place]
-        spent.add(self.prices.charge(Usage(cache_hits=len(order), backend_s=time.monotonic() - begun)))
+            seen.vectors[item] = vectors[place]
+        spent.add(self.prices.charge(Usage(backend_s=time.monotonic() - begun)))
         return [item for item in missing if item not in chunks]
 
+    async def _graded(self, seen: _Seen, ready: Mapping[int, int], spent: _Spending) -> dict[int, float]:
+        """Return the grades of `ready` (index of the question → item), by index."""
+        begun = time.monotonic()
+        grades = await asyncio.to_thread(self._grades, seen, list(ready.values()))
+        spent.add(self.prices.charge(Usage(pairs=len(ready), backend_s=time.monotonic() - begun)))
+        return dict(zip(ready, grades, strict=True))
+
     def _grades(self, seen: _Seen, items: Sequence[int]) -> list[float]:
-        if not items:
-            return []
         assert seen.query is not None
         if self.late_interaction:
             assert seen.query.token_vectors is not None
@@ -251,19 +299,28 @@ class _Spending:
 
     def __init__(self, prices: Prices) -> None:
         self.prices = prices
-        self.usage = Usage()
+        self.documents = 0
+        """Documents encoded for this ruling itself."""
+        self._usage = _NOTHING
 
     def add(self, usage: Usage) -> None:
-        self.usage = self.usage + usage
+        self._usage = self._usage + usage
 
-    def encoded(self, encoded: Encoded, queue_s: float, *, documents: bool) -> None:
+    def taken(self) -> Usage:
+        """Return what was added since the last time."""
+        usage, self._usage = self._usage, _NOTHING
+        return usage
+
+    def encoded(self, encoded: Encoded, queue_s: float, *, documents: int) -> None:
         """Add a pass of the encoder."""
+        # What the encoder's own cache answered is no document of ours: it is counted as a hit with the rest.
+        self.documents += documents - encoded.cache_hits if documents else 0
         usage = Usage(
             # A pass of a model in this process is a call too; what the cache answered whole is none.
             calls=encoded.calls or int(encoded.prompt_tokens > 0),
             retries=encoded.retries,
             prompt_tokens=encoded.prompt_tokens,
-            cache_hits=encoded.cache_hits,
+            cache_hits=0 if documents else encoded.cache_hits,
             truncated_documents=sum(encoded.truncated) if documents else 0,
             queue_s=queue_s,
             tokenize_s=encoded.tokenize_s,
