@@ -124,9 +124,10 @@ class Drive:
     _first_depth: dict[str, int] = field(init=False, default_factory=dict)
     _path_before: dict[str, float] = field(init=False, default_factory=dict)
     _started: dict[str, float] = field(init=False, default_factory=dict)
-    _stopping: bool = field(init=False, default=False)
-    _defect: BaseException | None = field(init=False, default=None)
+    _ended: _Ended | None = field(init=False, default=None)
+    """Why nothing more is asked; the first reason stands. None while the plan goes on."""
     _over: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    """Set when there is nobody left to wait for."""
 
     def __post_init__(self) -> None:
         self.provenance = [Provenance.CARRIED_OVER] * self.execution.n
@@ -145,11 +146,11 @@ class Drive:
             if not self._over.is_set():
                 await self._end()
         finally:
-            self._stopping = True
+            self._stop(Completion.COMPLETE, None)
             await self._cancel_tasks()
             self.ledger.rounds = max(self.ledger.rounds, self.execution.depth)
             self.ledger.critical_path_s += self.execution.critical_path
-        return self._ending()
+        return self._ending(self._ended or _Ended(Completion.COMPLETE, None))
 
     async def _end(self) -> None:
         """Wait for the end of the plan or of the time."""
@@ -164,23 +165,22 @@ class Drive:
 
     def _launch(self) -> None:
         """Ask whatever the plan has ready, and notice the end."""
-        while not self._stopping and (ready := self.execution.take()):
+        while self._ended is None and (ready := self.execution.take()):
             for asked in ready:
                 self._ask(asked)
-        if (self.execution.result is not None or self._stopping) and not self._tasks:
-            self._over.set()
+        self._notice_the_end()
 
     def _ask(self, asked: Asked) -> None:
         roles: dict[str, list[int]] = {}
         for index, question in enumerate(asked.questions):
             roles.setdefault(question.role, []).append(index)
         for role, indices in roles.items():
-            if self._stopping:
+            if self._ended is not None:
                 return
             seat = self._seat(role)
             questions = [asked.questions[index] for index in indices]
             reserved = self._reserve(seat, questions) if self.budget.counts else None
-            if self._stopping:
+            if self._ended is not None:
                 return
             account = seat.account
             account.questions += len(questions)
@@ -262,19 +262,15 @@ class Drive:
                 self.provenance[item] = Provenance.REPAIRED
             elif self.provenance[item] is Provenance.CARRIED_OVER:
                 self.provenance[item] = Provenance.SCORED
-        if self._tasks_cancelled:
-            return
+        if self._over.is_set():
+            return  # too late for the plan; the bill has it
         try:
             complete = self.execution.answer(asked.id, index, ruling.answer, cost=elapsed_s)
             if complete:
                 account.critical_path_s = self.execution.critical_path - self._path_before[account.stage]
                 self._launch()
-        except PodiumError as error:
-            self._fail(error)
         except Exception as error:  # noqa: BLE001  # a plug-in's own code runs here, inside a judge's call
-            self._defect = error
-            self._stopping = True
-            self._over.set()
+            self._fail(error)
 
     def _release(self, sink: _RoundSink) -> None:
         """Give back what was set aside for one question: what its answer used stands in the ledger now."""
@@ -287,39 +283,32 @@ class Drive:
     def _judge_done(self, sink: _RoundSink, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error: BaseException | None = None if task.cancelled() else _first(task.exception())
-        if isinstance(error, PodiumError):
+        if error is not None:
             self._fail(error)
-        elif error is not None:
-            self._defect = error
-            self._over.set()
-        elif sink.open > 0 and not self._stopping:
+        elif sink.open > 0 and self._ended is None:
             # Its backend was closed under it, or it is defective: nobody else will answer what it was asked.
             model = sink.seat.judge.facts.model
             self._fail(BackendDown(f"the model {model!r} stopped and left {sink.open} questions unanswered"))
-        if not self._tasks and (self._stopping or self.execution.result is not None):
-            self._over.set()
+        self._notice_the_end()
 
     # --- ending -------------------------------------------------------------------------------------------------
 
-    @property
-    def _tasks_cancelled(self) -> bool:
-        return self._over.is_set() and self.execution.result is None
+    def _notice_the_end(self) -> None:
+        if not self._tasks and (self._ended is not None or self.execution.result is not None):
+            self._over.set()
 
-    def _fail(self, error: PodiumError) -> None:
+    def _fail(self, error: BaseException) -> None:
         """A judge cannot answer: no plan goes on without an answer, so nobody else needs to be heard."""
         # A judge that sees the deadline come first is as right about it as our own clock.
         late = isinstance(error, DeadlineExceeded)
         self._stop(Completion.PARTIAL_DEADLINE if late else Completion.PARTIAL_BACKEND, error)
         self._over.set()
 
-    def _stop(self, completion: Completion, cause: PodiumError | None) -> None:
+    def _stop(self, completion: Completion, cause: BaseException | None) -> None:
         """Ask nothing more. The first reason stands. What is under way may still come in, if there is time."""
-        if not self._stopping:
-            self._stopping = True
-            self.completion = completion
-            self.cause = cause
-        if not self._tasks:
-            self._over.set()
+        if self._ended is None:
+            self._ended = _Ended(completion, cause)
+        self._notice_the_end()
 
     async def _cancel_tasks(self) -> None:
         tasks = list(self._tasks)
@@ -330,29 +319,33 @@ class Drive:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _ending(self) -> Permutation:
-        if self._defect is not None:
-            if isinstance(self._defect, PlanError):
-                raise PodiumError(f"the strategy is defective: {self._defect}") from self._defect
-            raise self._defect
+    def _ending(self, ended: _Ended) -> Permutation:
+        """Return the order that stands at the end, or raise what the caller has to hear instead."""
         if self.execution.result is not None:
-            self.completion, self.cause = Completion.COMPLETE, None
             return self.execution.result.order
+        cause = ended.cause
+        if isinstance(cause, PlanError):
+            raise PodiumError(f"the strategy is defective: {cause}") from cause
+        if cause is None and ended.completion is Completion.PARTIAL_DEADLINE:
+            cause = DeadlineExceeded(f"the soft deadline passed after {self._answered} answers")
+        if not isinstance(cause, PodiumError):
+            raise cause or PlanError("a plan neither ended nor asked")
+        no_order = ended.completion is Completion.PARTIAL_BACKEND and (
+            self._answered == 0 or not isinstance(cause, _EXCUSED)
+        )
+        if no_order or self.budget.on_exhausted is OnExhausted.FAIL:
+            raise cause
         order = self.execution.so_far
         self.execution.close()
-        fail = self.budget.on_exhausted is OnExhausted.FAIL
-        match self.completion:
-            case Completion.PARTIAL_DEADLINE:
-                message = f"the soft deadline passed after {self._answered} answers"
-                self.cause = self.cause or DeadlineExceeded(message)
-                if fail:
-                    raise self.cause
-            case Completion.PARTIAL_BUDGET if fail and self.cause is not None:
-                raise self.cause
-            case Completion.PARTIAL_BACKEND if self.cause is not None:
-                if fail or self._answered == 0 or not isinstance(self.cause, _EXCUSED):
-                    raise self.cause
+        self.completion, self.cause = ended.completion, cause
         return order
+
+
+class _Ended(NamedTuple):
+    """Why nothing more was asked."""
+
+    completion: Completion
+    cause: BaseException | None
 
 
 def _first(error: BaseException | None) -> BaseException | None:
