@@ -193,6 +193,7 @@ async def test_a_cancelled_request_stops_its_judges_and_keeps_the_bill() -> None
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (judge.cancelled, ranker.running) == (1, 0)
+    assert ranker.spent_on_cancelled.calls == 4, "three answers and the call under way"
 
 
 async def test_a_plug_in_that_is_broken_is_our_error_and_ends() -> None:
@@ -369,3 +370,11 @@ async def test_similarities_of_all_with_all_are_refused_where_they_would_fill_th
 
 async def test_errors_of_ours_carry_a_reason() -> None:
     assert PodiumError("x").reason == "INTERNAL"
+
+
+async def test_an_estimate_tells_the_time_once_it_was_measured() -> None:
+    ranker = reranker(pipeline({"m": judged(10, delay_s=lambda number: 0.01)}, WINDOW))
+    assert ranker.estimate(request(10))[1].time_s is None
+    await ranker.rerank(request(10))
+    quote = ranker.estimate(request(10))[1]
+    assert quote.time_s == pytest.approx(4 * 0.01), "four rounds of one call, at what the judge said a call took"
