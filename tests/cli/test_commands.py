@@ -201,3 +201,32 @@ def test_a_doctor_looks_at_everything(podium: Podium, tmp_path: Path) -> None:
     ill = podium("doctor", "--config", "podium.toml")
     assert ill.returncode == 1
     assert "pipelines.x.stages" in ill.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("search", "--collection", "notes", "why"),
+        ("index", "--collection", "notes", "IN"),
+        ("rerank", "IN", "--out", "OUT"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_dead_target_is_named(podium: Podium, tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    given = tmp_path / "in.jsonl"
+    write_lists(given, [a_list("q", 2)])
+    places = {"IN": str(given), "OUT": str(tmp_path / "out.jsonl")}
+    ended = podium(*(places.get(each, each) for each in arguments), "--target", "127.0.0.1:1")
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines()[-1].startswith("podium: no server answers at 127.0.0.1:1")
+
+
+def test_index_leaves_a_line_that_is_no_text_and_takes_short_passages(podium: Podium, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text('{"id": "a", "text": "x\\udc00"}\n{"id": "b", "text": "a good one"}\n')
+    ended = podium(
+        "index", "--collection", "notes", "--data-dir", str(tmp_path / "data"), "--chunk-tokens", "32", str(notes)
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "line 1: has a lone surrogate" in ended.stderr
+    assert "1 document in notes: 1 new" in ended.stderr

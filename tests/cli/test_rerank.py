@@ -169,7 +169,7 @@ def test_ids_that_a_run_cannot_carry(podium: Podium, tmp_path: Path) -> None:
         (["--config", "missing.toml", "in.jsonl", "--out", "o"], 2, "missing.toml: there is no such file"),
         (["--pipeline", "recall", "in.jsonl", "--out", "no/such/folder/o"], 1, "No such file or directory"),
         (["--target", "localhost:1", "--config", "typo.toml", "in.jsonl", "--out", "o"], 2, "give one"),
-        (["--target", "localhost:1", "in.jsonl", "--out", "o"], 1, "refused"),
+        (["--target", "localhost:1", "in.jsonl", "--out", "o"], 1, "no server answers"),
         (["--concurrency", "0", "in.jsonl", "--out", "o"], 2, "--concurrency"),
     ],
 )

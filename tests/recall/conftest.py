@@ -30,10 +30,9 @@ async def opened(tmp_path: Path, encoder: ToyEncoder) -> AsyncIterator[Callable[
         *,
         limits: RecallLimits | None = None,
         vector_settings: VectorSettings | None = None,
+        using: ToyEncoder = encoder,
     ) -> Collections:
-        collections = Collections(
-            data_dir, lambda _: encoder, limits, vector_settings=vector_settings, quantize=quantize
-        )
+        collections = Collections(data_dir, lambda _: using, limits, vector_settings=vector_settings, quantize=quantize)
         open_now.append(collections)
         return collections
 

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 import pytest
 
-from podium_server.errors import FailedPrecondition, InvalidRequest, NotFound, Overloaded, QuotaExceeded
+from podium_server.errors import FailedPrecondition, InvalidRequest, NotFound, Overloaded, QuotaExceeded, StoreFull
 from podium_server.recall import filters
 from podium_server.recall.collections import Collections
 from podium_server.recall.document import Document
+from podium_server.recall.encoding import usage_of
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import Recalled, RecallQuery
 from podium_server.recall.store import CollectionSettings
 from podium_server.recall.vectors import VectorSettings
 from tests.recall.conftest import SETTINGS, put, stream
-from tests.recall.toy import DIM, ToyEncoder
+from tests.recall.toy import DIM, ToyEncoded, ToyEncoder
 
 Opener = Callable[..., Collections]
 
@@ -74,6 +75,8 @@ async def test_the_last_of_twins_counts(opened: Opener) -> None:
     texts = ["one", "two", "three", "four", "five"]
     acknowledged = await put(collections, [Document("same", text) for text in texts])
     assert sum(each.duplicates for each in acknowledged) == 4
+    # Counted once, wherever the batches ended.
+    assert [key for each in acknowledged for key in each.ids] == ["same"]
     assert (await collections.get_documents("books", ["same"]))[0][0].text == "five"
     assert await ids(collections, "three", weights={"bm25": 1.0}) == []
     assert (await collections.get("books")).documents == 1
@@ -447,3 +450,62 @@ async def test_two_streams_at_once(collections: Collections) -> None:
 
 async def test_streams_are_helpers(collections: Collections) -> None:
     assert [document.id async for document in stream([Document("a", "x")])] == ["a"]
+
+
+async def test_a_small_encoder_takes_the_usual_overlap_as_far_as_it_fits(opened: Opener) -> None:
+    collections = opened(using=ToyEncoder(max_tokens=40))
+    row = await collections.create("small", CollectionSettings("toy"))
+    assert (row.settings.chunk_tokens, row.settings.overlap_tokens) == (40, 19)
+    assert await collections.create("small", CollectionSettings("toy")) == row
+    with pytest.raises(InvalidRequest, match="overlap_tokens"):
+        await collections.create("own", CollectionSettings("toy", chunk_tokens=40, overlap_tokens=32))
+
+
+async def test_a_purge_that_fails_keeps_nobody_from_closing(opened: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    collections = opened()
+    await collections.create("books", SETTINGS)
+
+    def full() -> bool:
+        raise StoreFull("no room")
+
+    monkeypatch.setattr(collections.engine, "purge", full)
+    await collections.delete("books")
+    await asyncio.sleep(0.05)
+    await collections.aclose()
+    opened()  # the directory is free again
+
+
+async def test_an_encoder_around_one_without_spans_has_its_places_estimated(opened: Opener) -> None:
+    class Around(ToyEncoder):
+        @property
+        def token_spans(self) -> object:
+            raise AttributeError("token_spans")
+
+    collections = opened(using=Around())
+    await collections.create("books", SETTINGS)
+    (acknowledged,) = await put(collections, [Document("a", "word " * 500)])
+    assert acknowledged.inserted == ("a",)
+
+
+async def test_tokens_are_counted_by_the_encoder_and_each_passage_has_the_title(opened: Opener) -> None:
+    asked: list[str] = []
+
+    class Counting(ToyEncoder):
+        def token_spans(self, text: str) -> list[tuple[int, int]]:
+            asked.append(text)
+            return [(at, at + 1) for at in range(len(text))]
+
+    encoder = Counting()
+    collections = opened(using=encoder)
+    await collections.create("books", CollectionSettings("toy", chunk_tokens=24, overlap_tokens=2))
+    await put(collections, [Document("a", fields=(("title", "Oak"), ("body", "letters and words " * 5)))])
+    assert asked
+    assert len(encoder.encoded) == 5  # two, by the estimate
+    assert all(text.startswith("Oak\n") for text in encoder.encoded)
+
+
+def test_what_a_cache_answered_whole_is_no_call() -> None:
+    nothing = np.empty((1, 1), np.float32)
+    assert usage_of(ToyEncoded(nothing, None, (0,), (False,), 0, cache_hits=1), documents=False).calls == 0
+    assert usage_of(ToyEncoded(nothing, None, (3,), (False,), 3), documents=False).calls == 1
+    assert usage_of(ToyEncoded(nothing, None, (3,), (False,), 3, calls=2), documents=False).calls == 2

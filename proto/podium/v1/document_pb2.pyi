@@ -44,7 +44,8 @@ class Document(_message.Message):
     text: _builtins.str
     """A text without structure, at most 1 MiB in UTF-8.
     Longer ones are refused with INVALID_ARGUMENT, those within the limit are cut to what the model reads
-    (see Truncation). NUL characters become spaces, with a warning.
+    (see Truncation). NUL characters become spaces, with a warning when reranking; indexing stores
+    the spaces.
     """
     prior_score: _builtins.float
     """What an earlier stage gave it, in any unit: higher is better. NaN and infinities are refused with INVALID_ARGUMENT.

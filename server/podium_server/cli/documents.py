@@ -94,7 +94,7 @@ def _document(row: Any) -> Document:
     """Return the document of a JSON line.
 
     Raises:
-        ValueError: it has no id, or no text.
+        ValueError: it has no id, or no text, or what is no text at all.
 
     """
     if not isinstance(row, dict):
@@ -102,6 +102,10 @@ def _document(row: Any) -> Document:
     name = next((row[key] for key in _ID_KEYS if row.get(key) not in (None, "")), None)
     if isinstance(name, bool) or not isinstance(name, str | int):
         raise ValueError(f"has no id (one of {', '.join(_ID_KEYS)})")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("has a lone surrogate, which is no text") from None
     metadata = row.get("metadata")
     if metadata is not None and not isinstance(metadata, dict):
         raise ValueError("metadata is no object")

@@ -12,6 +12,8 @@ from podium_server.cli.app import DONE, FAILED, Command
 
 # What is told one by one; of the rest only the number.
 _SHOWN = 20
+# As the server would choose, where passages are long enough.
+_OVERLAP_TOKENS = 32
 
 
 @click.command(
@@ -31,7 +33,12 @@ podium index --collection notes --target podium.internal:50051 ~/notes"""
 @click.option("--encoder", default="", metavar="MODEL", help="Of a collection that is made.")
 @click.option("--token-vectors/--no-token-vectors", default=False, help="Of a collection that is made.")
 @click.option("--chunk-tokens", type=click.IntRange(min=16), metavar="N", help="Of a collection that is made.")
-@click.option("--chunk-overlap-tokens", type=click.IntRange(min=0), default=32, metavar="N", help="Likewise.")
+@click.option(
+    "--chunk-overlap-tokens",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Likewise.  [default: 32, or less than half of --chunk-tokens]",
+)
 def command(
     paths: tuple[Path, ...],
     collection: str,
@@ -41,7 +48,7 @@ def command(
     encoder: str,
     token_vectors: bool,
     chunk_tokens: int | None,
-    chunk_overlap_tokens: int,
+    chunk_overlap_tokens: int | None,
 ) -> int:
     """Put documents into a collection.
 
@@ -72,7 +79,11 @@ def command(
     ):
         names = {known.name for known in client.list_collections()}
         if collection not in names:
-            chunking = podium_client.Chunking(chunk_tokens, chunk_overlap_tokens) if chunk_tokens else None
+            chunking = None
+            if chunk_tokens is not None or chunk_overlap_tokens is not None:
+                usual = min(_OVERLAP_TOKENS, (chunk_tokens - 1) // 2) if chunk_tokens is not None else _OVERLAP_TOKENS
+                overlap = usual if chunk_overlap_tokens is None else chunk_overlap_tokens
+                chunking = podium_client.Chunking(chunk_tokens or 0, overlap)
             client.create_collection(collection, encoder=encoder, token_vectors=token_vectors, chunking=chunking)
         task = bar.add_task(collection, total=corpus.size_bytes(), documents=0)
         corpus.on_bytes = lambda size: bar.advance(task, size)

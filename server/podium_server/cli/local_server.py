@@ -52,10 +52,26 @@ def local_server(
 def target_or_local(target: str | None, *, config: Path | None, data_dir: Path | None) -> Iterator[str]:
     """Give the target that was asked for, or that of a server started here."""
     if target is not None:
-        yield target
+        with reaching(target):
+            yield target
         return
     with local_server(config=config, data_dir=data_dir) as local:
         yield local
+
+
+@contextlib.contextmanager
+def reaching(target: str) -> Iterator[None]:
+    """Say in our own words that nobody answers at a target; what a server says of itself stays as it is."""
+    import podium_client
+
+    try:
+        yield
+    except podium_client.Unavailable as error:
+        if error.reason:
+            raise
+        raise Unavailable(
+            f"no server answers at {target}; is it running there (podium serve), and is the address right?"
+        ) from error
 
 
 def _announced(process: subprocess.Popen[bytes], start_s_max: float) -> str:

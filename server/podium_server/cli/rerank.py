@@ -190,6 +190,7 @@ class _Job:
     @contextlib.asynccontextmanager
     async def _remote(self, target: str) -> AsyncIterator[Ranker]:
         import podium_client
+        from podium_server.cli.local_server import reaching
         from podium_server.cli.remote import RemoteRanker
         from podium_server.errors import NotFound
 
@@ -202,7 +203,8 @@ class _Job:
         if self.pipeline is not None:
             given["pipeline"] = self.pipeline
         async with RemoteRanker(podium_client.AsyncClient(target), given, self.concurrency) as remote:
-            known = [pipeline.name for pipeline in await remote.client.list_pipelines()]
+            with reaching(target):
+                known = [pipeline.name for pipeline in await remote.client.list_pipelines()]
             if self.pipeline is not None and self.pipeline not in known:
                 raise NotFound("pipeline", self.pipeline, known)
             yield remote

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,18 +87,11 @@ class Encoder(Protocol):
         """Encode what is searched."""
 
 
-@runtime_checkable
-class TokenSpans(Protocol):
-    """An encoder that can also tell where its tokens stand. Without it their places are estimated."""
-
-    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Return [start, end) of each token in code points of `text`, ascending, without special tokens."""
-
-
 def usage_of(encoded: Encoded, *, documents: bool) -> Usage:
     """Return what encoding a batch took, not priced."""
     return Usage(
-        calls=1,
+        # A pass of a model in this process is a call too; what a cache answered whole is none.
+        calls=encoded.calls or int(encoded.prompt_tokens > 0),
         retries=encoded.retries,
         prompt_tokens=encoded.prompt_tokens,
         cache_hits=encoded.cache_hits,

@@ -26,11 +26,12 @@ from podium_server.errors import FailedPrecondition, InvalidRequest, Overloaded,
 from podium_server.recall import filters, hybrid
 from podium_server.recall.chunking import Chunker, Passage, estimated_spans
 from podium_server.recall.document import Document, check_document, check_id, digest
-from podium_server.recall.encoding import Codes, Encoder, Floats, Quantize, TokenSpans, usage_of
+from podium_server.recall.encoding import Codes, Encoder, Floats, Quantize, usage_of
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import BM25, RETRIEVERS, VECTOR, Found, Hit, Recalled, RecallQuery, Timings
 from podium_server.recall.shard import Ranked, Shard, ShardCounts, Snapshot
 from podium_server.recall.store import (
+    OVERLAP_TOKENS,
     CollectionRow,
     CollectionSettings,
     PreparedChunk,
@@ -254,7 +255,13 @@ class Engine:
                 f"{name!r} is no name; a letter or digit, then up to 62 letters, digits, '-' or '_', lower case",
             )
         encoder = self._encoder_of(settings.encoder)
-        filled = replace(settings, chunk_tokens=settings.chunk_tokens or encoder.max_tokens)
+        filled = settings
+        if not settings.chunk_tokens:
+            overlap = settings.overlap_tokens
+            if overlap == OVERLAP_TOKENS:
+                # The usual one is nobody's choice, and may be more than a small encoder has room for.
+                overlap = min(overlap, max((encoder.max_tokens - 1) // 2, 0))
+            filled = replace(settings, chunk_tokens=encoder.max_tokens, overlap_tokens=overlap)
         if not CHUNK_TOKENS_MIN <= filled.chunk_tokens <= encoder.max_tokens:
             raise InvalidRequest(
                 "collection.chunking.max_tokens",
@@ -597,7 +604,8 @@ class Engine:
         chunker = Chunker(
             max(min(row.settings.chunk_tokens, encoder.max_tokens - RESERVED_TOKENS), 1),
             min(row.settings.overlap_tokens, max(row.settings.chunk_tokens - RESERVED_TOKENS - 1, 0) // 2),
-            encoder.token_spans if isinstance(encoder, TokenSpans) else estimated_spans,
+            # Asked for by name: an encoder around another one has it only where the inner one does.
+            getattr(encoder, "token_spans", estimated_spans),
         )
         refused = []
         cut: list[tuple[int, Document, bytes, list[Passage]]] = []

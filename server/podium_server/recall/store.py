@@ -47,6 +47,8 @@ from podium_server.recall.limits import RecallLimits
 SCHEMA_VERSION = 1
 FILE_NAME = "podium.sqlite"
 LOCK_NAME = "podium.lock"
+OVERLAP_TOKENS = 32
+"""The usual overlap; a small encoder takes less."""
 
 _APPLICATION_ID = 0x506F6469  # "Podi"
 _PAGE_BYTES = 8192
@@ -94,7 +96,7 @@ class CollectionSettings:
 
     encoder: str
     chunk_tokens: int = 0
-    overlap_tokens: int = 32
+    overlap_tokens: int = OVERLAP_TOKENS
     token_vectors: bool = False
 
 
@@ -209,7 +211,7 @@ class Written:
         inserted: ids that were not there before.
         replaced: ids that were there, with other content.
         unchanged: ids of documents that were there letter by letter.
-        duplicates: of the replaced ones, how many this very stream had written.
+        duplicates: documents whose id this very stream had written before; counted nowhere else.
         refused: documents that were not written, and why.
         overtaken: documents that were taken for unchanged and were changed by someone else meanwhile. Not written.
 
@@ -494,8 +496,13 @@ class _Batch:
         existing = self.writer.execute(
             "SELECT digest, stream FROM documents WHERE collection = ? AND key = ?", (self.row.id, key)
         ).fetchone()
+        # What this very stream wrote before is counted already: counts must not depend on where a batch ended.
+        again = existing is not None and bool(self.stream) and existing[1] == self.stream
         if existing is not None and existing[0] == prepared.digest:
-            self.unchanged.append(key)
+            if again:
+                self.duplicates += 1
+            else:
+                self.unchanged.append(key)
             return
         if prepared.chunks is None:
             self.overtaken.append(prepared)
@@ -509,9 +516,11 @@ class _Batch:
             self.refused.append((prepared, full))
             return
         if existing is not None:
-            self.duplicates += existing[1] == self.stream
             self.take_out(key)
-            self.replaced.append(key)
+            if again:
+                self.duplicates += 1
+            else:
+                self.replaced.append(key)
         else:
             self.inserted.append(key)
         self._insert(prepared, prepared.chunks)
