@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,14 +101,6 @@ class Encoder(Protocol):
 
     def close(self) -> None:
         """Free the model. No call may follow; calls under way end first or fail."""
-
-
-@runtime_checkable
-class TokenSpans(Protocol):
-    """An encoder that can also tell where its tokens stand, so that texts are cut by its own count."""
-
-    def token_spans(self, text: str) -> Sequence[tuple[int, int]]:
-        """Return [start, end) of each token in code points of `text`, ascending, without special tokens."""
 
 
 def unit(x: Floats) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.encoder import Encoded, Encoder, TokenSpans
+from podium_server.backends.encoder import Encoded, Encoder
 from podium_server.backends.maxsim import maxsim
 from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
@@ -334,8 +334,10 @@ def _shortened(text: str, encoder: Encoder, truncation: Truncation) -> str:
     if truncation == Truncation():
         return text  # the encoder itself cuts the end off
     most = min(truncation.max_tokens_per_document or encoder.max_tokens, encoder.max_tokens - _SPECIAL_TOKENS)
-    if isinstance(encoder, TokenSpans):
-        spans = encoder.token_spans(text)
+    # By name: a wrapper has the method where the encoder inside it has, which no class can say.
+    token_spans: Callable[[str], Sequence[tuple[int, int]]] | None = getattr(encoder, "token_spans", None)
+    if token_spans is not None:
+        spans = token_spans(text)
         if len(spans) <= most:
             return text
         return text[: spans[most - 1][1]] if truncation.side is Side.END else text[spans[-most][0] :]
