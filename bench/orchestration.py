@@ -1,8 +1,8 @@
 """How long many lists take over one chat endpoint, against the least that the calls' own latency allows.
 
-100 candidates a list, windows of 20, stride 10: 9 calls, each of which needs the one before. Beside it, in the same run:
-a loop that asks one call after another through openai's own client, and pairwise heapsort, whose subtrees are asked
-side by side, against the same calls one after another.
+100 candidates a list, windows of 20, stride 10: 9 calls, each of which needs the one before. Beside it, in the same
+run: a loop that asks one call after another through openai's own client, and pairwise heapsort, whose subtrees are
+asked side by side, against the same calls one after another.
 
     python bench/orchestration.py
 """
@@ -81,8 +81,9 @@ async def windows(url: str, latency_s: float, lists: int, *, beside_a_loop: bool
     calls = sum(outcome.ledger.total().calls for outcome in outcomes)
     least_s = 9 * latency_s
     line = (
-        f"{lists:3} lists, {latency_s * 1e3:3.0f} ms a call, {calls} calls: {wall_s:5.2f} s = {wall_s / least_s:4.2f} x "
-        f"the critical path of {least_s:.2f} s; {cpu_s / calls * 1e3:.2f} ms of our own CPU a call"
+        f"{lists:3} lists, {latency_s * 1e3:3.0f} ms a call, {calls} calls: "
+        f"{wall_s:5.2f} s = {wall_s / least_s:4.2f} x the critical path of {least_s:.2f} s; "
+        f"{cpu_s / calls * 1e3:.2f} ms of our own CPU a call"
     )
     if beside_a_loop:
         loop_s = await one_after_another(url, calls)
@@ -97,8 +98,8 @@ async def heapsort(url: str, latency_s: float) -> None:
     calls = outcome.ledger.total().calls
     loop_s = await one_after_another(url, calls)
     print(
-        f"pairwise heapsort, {latency_s * 1e3:.0f} ms a call, {calls} calls, {outcome.ledger.rounds} deep: {wall_s:.2f} s; "
-        f"the same calls one after another {loop_s:.2f} s = {loop_s / wall_s:.1f} x as long"
+        f"pairwise heapsort, {latency_s * 1e3:.0f} ms a call, {calls} calls, {outcome.ledger.rounds} deep: "
+        f"{wall_s:.2f} s; the same calls one after another {loop_s:.2f} s = {loop_s / wall_s:.1f} x as long"
     )
     await podium.aclose()
 
