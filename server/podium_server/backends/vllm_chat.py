@@ -19,8 +19,8 @@ from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
 from podium_server.backends.chat import Capability, ChatCall, ChatFailure, ChatReply
 from podium_server.backends.endpoints import EndpointLimits, Endpoints
+from podium_server.backends.label_tokens import LabelTokens
 from podium_server.backends.openai_wire import (
-    LOGPROB_TOKEN_IDS_MAX,
     TOP_LOGPROBS_MAX,
     is_prefilled,
     label_logprobs,
@@ -92,7 +92,7 @@ class VllmChat:
         self._starting: asyncio.Task[Any] | None = None
         self._tokenizer: Any = None
         self._tokens: TokenCounter | None = None
-        self._label_ids: dict[tuple[str, str], tuple[int, ...]] = {}
+        self._labels = LabelTokens(self._ids)
         self._numbers = itertools.count()
         self._under_way: set[asyncio.Task[Any]] = set()
         # One endpoint: the queue and its bound are the same as those of an endpoint on the network.
@@ -218,7 +218,7 @@ class VllmChat:
                 try:
                     sent_s = time.monotonic()
                     spent = Usage(queue_s=sent_s - began_s)
-                    prompt, params, label_ids = self._request(call)
+                    prompt, params, label_ids = await self._request(call)
                     ready_s = time.monotonic()
                     spent = Usage(calls=1, queue_s=sent_s - began_s, tokenize_s=ready_s - sent_s)
                     # Until the engine says what it did: the whole prompt.
@@ -289,7 +289,7 @@ class VllmChat:
         # The template has written the special tokens.
         return list(self._tokenizer.encode(text, add_special_tokens=False))
 
-    def _request(self, call: ChatCall) -> tuple[list[int], Any, dict[str, tuple[int, ...]] | None]:
+    async def _request(self, call: ChatCall) -> tuple[list[int], Any, dict[str, tuple[int, ...]] | None]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
@@ -310,7 +310,7 @@ class VllmChat:
             structured = StructuredOutputsParams(choice=list(call.choice))
         elif call.regex is not None:
             structured = StructuredOutputsParams(regex=call.regex)
-        label_ids = self._ids_of_labels(call)
+        label_ids = None if call.labels is None else await self._labels.of(call)
         params = SamplingParams(
             max_tokens=call.max_output_tokens,
             temperature=call.temperature,
@@ -323,36 +323,8 @@ class VllmChat:
         )
         return self._prompt(turns, begun=begun), params, label_ids
 
-    def _ids_of_labels(self, call: ChatCall) -> dict[str, tuple[int, ...]] | None:
-        """Return the single tokens that each label can begin with; None where they cannot be told apart."""
-        if call.labels is None:
-            return None
-        before = call.messages[-1].content[-16:] if is_prefilled(call) else ""
-        ids: dict[str, tuple[int, ...]] = {}
-        for label in call.labels:
-            key = (before, label)
-            if key not in self._label_ids:
-                self._label_ids[key] = self._label_tokens(before, label)
-            ids[label] = self._label_ids[key]
-        numbers = [one for own in ids.values() for one in own]
-        if not all(ids.values()) or len(set(numbers)) < len(numbers) or len(numbers) > LOGPROB_TOKEN_IDS_MAX:
-            return None
-        return ids
-
-    def _label_tokens(self, before: str, label: str) -> tuple[int, ...]:
-        def ids(text: str) -> list[int]:
-            return list(self._tokenizer.encode(text, add_special_tokens=False))
-
-        variants: list[int] = []
-        if before:
-            begun, whole = ids(before), ids(before + label)
-            if len(whole) == len(begun) + 1 and whole[:-1] == begun:
-                variants.append(whole[-1])
-        for text in (label, f" {label.strip()}"):
-            numbers = ids(text)
-            if len(numbers) == 1:
-                variants.append(numbers[0])
-        return tuple(dict.fromkeys(variants))
+    async def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _reply(
         self, call: ChatCall, output: Any, label_ids: dict[str, tuple[int, ...]] | None, spent: Usage
