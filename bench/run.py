@@ -115,7 +115,7 @@ def quality() -> list[Row]:
 def index() -> list[Row]:
     documents, elapsed_s, _ = _indexed()
     ours = documents / elapsed_s
-    rows = [Row("indexing over gRPC, embedded, on disk, searchable", f"{ours:,.0f} documents/s")]
+    rows = [Row("indexing over gRPC, with token vectors, on disk, searchable", f"{ours:,.0f} documents/s")]
     peer = _peer_python()
     if isinstance(peer, str):
         return [*rows, Row("  sentence-transformers, defaults", peer)]
@@ -125,7 +125,7 @@ def index() -> list[Row]:
     ratio = again / again_s / theirs
     return [
         *rows,
-        Row(f"  the first {len(texts):,} of them", f"{again / again_s:,.0f} documents/s"),
+        Row(f"  the first {len(texts):,} of them, without token vectors", f"{again / again_s:,.0f} documents/s"),
         Row("  sentence-transformers, defaults, embedding alone", f"{theirs:,.0f} documents/s"),
         Row("  ratio", f"{ratio:.1f} ×", "≥ 4 ×", ratio >= 4),
     ]
@@ -215,7 +215,7 @@ def _indexed() -> tuple[int, float, dict[str, tuple[float, float]]]:
 
     times: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as (target, _), Client(target) as client:
-        elapsed_s = _upsert(client, _library())
+        elapsed_s = _upsert(client, _library(), token_vectors=True)
         for name in ("recall", "fast"):
             taken = []
             for i in range(SEARCHES):
@@ -232,11 +232,12 @@ def _index_once(texts: list[str]) -> tuple[int, float]:
     from podium_client import Client
 
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as (target, _), Client(target) as client:
-        return len(texts), _upsert(client, texts)
+        # One vector a passage, as the peer makes; the token vectors that `search` keeps come on top.
+        return len(texts), _upsert(client, texts, token_vectors=False)
 
 
-def _upsert(client: Any, texts: list[str]) -> float:
-    client.create_collection("library", token_vectors=True)
+def _upsert(client: Any, texts: list[str], *, token_vectors: bool) -> float:
+    client.create_collection("library", token_vectors=token_vectors)
     began = time.monotonic()
     client.upsert("library", ({"id": str(i), "text": text} for i, text in enumerate(texts)))
     return time.monotonic() - began

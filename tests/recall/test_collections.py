@@ -120,9 +120,11 @@ async def test_a_batch_does_not_wait_for_a_slow_stream(collections: Collections)
 
 async def test_an_error_of_the_stream_comes_after_what_was_kept(collections: Collections) -> None:
     async def broken() -> AsyncIterator[Document]:
-        for i in range(200):
+        for i in range(2 * batch + 10):
             yield Document(f"d{i}", f"text {i}")
         raise ConnectionResetError
+
+    batch = collections.engine.limits.batch_documents
 
     kept: list[str] = []
 
@@ -132,7 +134,7 @@ async def test_an_error_of_the_stream_comes_after_what_was_kept(collections: Col
 
     with pytest.raises(ConnectionResetError):
         await upsert()
-    assert len(kept) >= 128
+    assert len(kept) >= 2 * batch
     assert (await collections.get_documents("books", kept))[1] == ()
 
 

@@ -35,7 +35,7 @@ QUESTIONS = (
 _PIPELINES_SHOWN = 2
 _RANKS_SHOWN = 6
 _COLUMN_WIDTH = 25
-_STEP_DOCUMENTS = 512
+_STEP_DOCUMENTS = 1024
 
 # So that the ledger has something to add up. What two cores cost by the hour where machines are let, about.
 CONFIG = """

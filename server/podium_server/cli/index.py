@@ -90,7 +90,7 @@ def command(
         done = client.upsert(
             collection,
             corpus.documents(),
-            call_documents=256,
+            call_documents=1024,
             on_acknowledged=lambda upserted: bar.update(task, documents=upserted.acknowledged),
         )
         bar.update(task, completed=corpus.size_bytes())

@@ -47,8 +47,8 @@ class RecallLimits:
     filter_nodes: int = 256
     filter_depth: int = 16
     membership_values: int = 1_000
-    batch_documents: int = 64
-    batch_bytes: int = 1 * MIB
+    batch_documents: int = 256
+    batch_bytes: int = 4 * MIB
     waiting: int = 512
     store_bytes: int | None = None
 
