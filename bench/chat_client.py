@@ -21,8 +21,8 @@ import mock_endpoint
 import openai
 
 from podium_server.accounting.prices import Prices
-from podium_server.backends.chat import Capability, ChatCall, Message
-from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
+from podium_server.backends.chat.backend import Capability, ChatCall, Message
+from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 
 # A window of 20 passages, some 100 words each, and its answer.
 PASSAGES = "\n".join(f"[{n}] " + "a passage of the usual length about one thing or another " * 10 for n in range(1, 21))

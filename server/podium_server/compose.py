@@ -34,8 +34,8 @@ from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer, Question
 from podium_strategies.prompts.file import InvalidPromptFile
 
 if TYPE_CHECKING:
-    from podium_server.backends.chat import Capability, ChatBackend
-    from podium_server.backends.encoder import Encoder
+    from podium_server.backends.chat.backend import Capability, ChatBackend
+    from podium_server.backends.encoders.encoder import Encoder
     from podium_server.judges.encoder import EncoderSeat, StoredVectors
     from podium_server.judges.verdict_cache import SqliteVerdictCache
     from podium_server.recall.collections import Collections
@@ -286,7 +286,7 @@ def _encoder_loader(model: str, section: EncoderSection) -> Callable[[], Encoder
         encoder: Encoder
         match section:
             case OpenVinoModel():
-                from podium_server.backends.openvino_encoder import OpenVinoEncoder
+                from podium_server.backends.encoders.openvino import OpenVinoEncoder
 
                 encoder = OpenVinoEncoder(
                     section.model,
@@ -297,7 +297,7 @@ def _encoder_loader(model: str, section: EncoderSection) -> Callable[[], Encoder
                     threads=section.threads,
                 )
             case SentenceTransformersModel():
-                from podium_server.backends.sentence_transformers_encoder import SentenceTransformersEncoder
+                from podium_server.backends.encoders.sentence_transformers import SentenceTransformersEncoder
 
                 encoder = SentenceTransformersEncoder(
                     section.model,
@@ -308,7 +308,7 @@ def _encoder_loader(model: str, section: EncoderSection) -> Callable[[], Encoder
                     device=section.device,
                 )
             case OpenAIEmbeddingsModel():
-                from podium_server.backends.openai_encoder import OpenAIEncoder
+                from podium_server.backends.encoders.openai import OpenAIEncoder
 
                 encoder = OpenAIEncoder(
                     section.model,
@@ -322,7 +322,7 @@ def _encoder_loader(model: str, section: EncoderSection) -> Callable[[], Encoder
                 )
         if section.cache_mib == 0:
             return encoder
-        from podium_server.backends.embedding_cache import CachedEncoder, EmbeddingCache
+        from podium_server.backends.encoders.embedding_cache import CachedEncoder, EmbeddingCache
 
         return CachedEncoder(encoder, EmbeddingCache(section.cache_mib << 20))
 
@@ -343,7 +343,7 @@ def _key(model: str, variable: str | None) -> str | None:
 
 def _capabilities(model: str, names: tuple[str, ...] | None) -> list[Capability] | None:
     """Return what the configuration vouches for; None where it leaves that to be tried."""
-    from podium_server.backends.chat import Capability
+    from podium_server.backends.chat.backend import Capability
 
     known = {capability.value: capability for capability in Capability}
     for name in names or ():
@@ -356,7 +356,7 @@ def _chat_backend(model: str, section: EncoderSection | ChatSection) -> ChatBack
     """Build a chat backend. The module of its kind is imported here and now; no connection is opened."""
     match section:
         case OpenAIModel():
-            from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
+            from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 
             urls = (section.base_url,) if isinstance(section.base_url, str) else section.base_url
             return OpenAIChat(
@@ -381,7 +381,7 @@ def _chat_backend(model: str, section: EncoderSection | ChatSection) -> ChatBack
                 prices=section.prices.prices(),
             )
         case VllmModel():
-            from podium_server.backends.vllm_chat import VllmChat
+            from podium_server.backends.chat.vllm import VllmChat
 
             return VllmChat(model, model=section.model, engine_args=section.engine, prices=section.prices.prices())
     raise FailedPrecondition(f"the model {model!r} (backend {section.backend!r}) does not answer in text")
@@ -503,7 +503,7 @@ def _collections(config: Config, data_dir: Path | None, models: Models) -> Colle
     """Open the store, where there is one."""
     if data_dir is None:
         return None
-    from podium_server.backends.maxsim import quantize_tokens
+    from podium_server.backends.encoders.maxsim import quantize_tokens
     from podium_server.recall.collections import Collections
     from podium_server.recall.limits import RecallLimits
 

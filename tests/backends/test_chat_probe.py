@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, Message
-from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, Message
+from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 from podium_server.errors import BackendDown, BackendRefused
 from tests.backends.naughty import Behaviour, Naughty, Request, hang, reply, status
 

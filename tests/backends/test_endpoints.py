@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podium_server.backends.endpoints import EndpointLimits, Endpoints
-from podium_server.backends.rate_limit import Bucket
+from podium_server.backends.chat.endpoints import EndpointLimits, Endpoints
+from podium_server.backends.chat.rate_limit import Bucket
 from podium_server.errors import Overloaded
 from tests.backends.conftest import VirtualTime
 

@@ -17,8 +17,8 @@ import pytest
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import CostBasis, Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, ChatReply, Message
-from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply, Message
+from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 from podium_server.errors import (
     BackendDown,
     BackendRefused,
@@ -408,7 +408,7 @@ async def test_retry_after_is_honoured(headers: dict[str, str], wait_s: float, v
 
 
 async def test_retry_after_as_a_date(virtual: VirtualTime) -> None:
-    from podium_server.backends.openai_chat import retry_after_s
+    from podium_server.backends.chat.openai.chat import retry_after_s
 
     headers = {"retry-after": "Sat, 21 Nov 2026 00:00:10 GMT"}
     assert retry_after_s(headers, now=lambda: 1795219200.0) == pytest.approx(10.0)
@@ -942,5 +942,5 @@ def test_podium_help_does_not_load_the_client() -> None:
     import subprocess
     import sys
 
-    code = "import podium_server.backends.chat, sys; assert 'openai' not in sys.modules"
+    code = "import podium_server.backends.chat.backend, sys; assert 'openai' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ})

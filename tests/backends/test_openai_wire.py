@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.backends.openai_wire import MalformedReply, error_body, read_answer
+from podium_server.backends.chat.openai.wire import MalformedReply, error_body, read_answer
 
 HUGE = 10**400
 json_values = st.recursive(

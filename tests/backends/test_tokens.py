@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from podium_server.backends.tokens import ByteEstimate, ExactTokens, TokenCounter, load_tokens
+from podium_server.backends.chat.tokens import ByteEstimate, ExactTokens, TokenCounter, load_tokens
 from podium_server.errors import ConfigInvalid
 
 

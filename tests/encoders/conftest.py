@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from podium_server.backends.openvino_encoder import OpenVinoEncoder, shipped_models
+from podium_server.backends.encoders.openvino import OpenVinoEncoder, shipped_models
 
 
 @pytest.fixture(scope="session")

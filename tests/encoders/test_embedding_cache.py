@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.backends.embedding_cache import CachedEncoder, EmbeddingCache, Entry, key_of
-from podium_server.backends.encoder import Encoded, unit
+from podium_server.backends.encoders.embedding_cache import CachedEncoder, EmbeddingCache, Entry, key_of
+from podium_server.backends.encoders.encoder import Encoded, unit
 from podium_server.errors import ConfigInvalid
 
 

@@ -5,9 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.backends import maxsim as module
-from podium_server.backends.encoder import Floats, unit
-from podium_server.backends.maxsim import WITHOUT_TOKENS, dequantize_tokens, maxsim, maxsim_int8, quantize_tokens
+from podium_server.backends.encoders import maxsim as module
+from podium_server.backends.encoders.encoder import Floats, unit
+from podium_server.backends.encoders.maxsim import (
+    WITHOUT_TOKENS,
+    dequantize_tokens,
+    maxsim,
+    maxsim_int8,
+    quantize_tokens,
+)
 
 
 def tokens(rng: np.random.Generator, count: int, dim: int = 16) -> Floats:

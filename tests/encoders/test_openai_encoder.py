@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.backends.openai_encoder import OpenAIEncoder, Patience, _Fault, read_embeddings
-from podium_server.backends.tokens import BYTES_PER_TOKEN
+from podium_server.backends.chat.tokens import BYTES_PER_TOKEN
+from podium_server.backends.encoders.openai import OpenAIEncoder, Patience, _Fault, read_embeddings
 from podium_server.errors import (
     BackendDown,
     BackendRefused,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podium_server.backends.encoder import beginning, unit, well_formed
-from podium_server.backends.maxsim import maxsim
-from podium_server.backends.openvino_encoder import OpenVinoEncoder, model_folder, read_card
+from podium_server.backends.encoders.encoder import beginning, unit, well_formed
+from podium_server.backends.encoders.maxsim import maxsim
+from podium_server.backends.encoders.openvino import OpenVinoEncoder, model_folder, read_card
 from podium_server.errors import BackendDown, ConfigInvalid
 
 # What batching may change: the order of sums in bfloat16 and int8, which is not the same for every shape.

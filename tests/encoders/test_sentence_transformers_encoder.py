@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podium_server.backends.openvino_encoder import OpenVinoEncoder
+from podium_server.backends.encoders.openvino import OpenVinoEncoder
 from podium_server.errors import ConfigInvalid
 
 try:
-    from podium_server.backends.sentence_transformers_encoder import SentenceTransformersEncoder
+    from podium_server.backends.encoders.sentence_transformers import SentenceTransformersEncoder
 except ConfigInvalid as missing:
     EXTRA_IS_MISSING = str(missing)
 else:
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # type: ignore[import-not-found]
 
-    from podium_server.backends.openvino_encoder import model_folder
+    from podium_server.backends.encoders.openvino import model_folder
 
     at: Path = tmp_path_factory.mktemp("tiny")
     tokenizer = PreTrainedTokenizerFast(

@@ -19,8 +19,8 @@ from urllib.request import urlopen
 import pytest
 
 from podium_server.accounting.prices import Prices
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, Message
-from podium_server.backends.openai_chat import ChatSettings, OpenAIChat
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, Message
+from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 from podium_server.errors import BackendRefused
 from podium_server.judges.case import Candidate
 from podium_server.judges.chat import ChatJudge

@@ -11,8 +11,8 @@ from typing import Any
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, Message
-from podium_server.backends.vllm_chat import VllmChat
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, Message
+from podium_server.backends.chat.vllm import VllmChat
 from podium_server.errors import BackendRefused, DeadlineExceeded
 
 PASSAGES = "\n".join(f"[{n}] passage {n} about the yes and the no" for n in range(1, 21))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatReply
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatReply
 from podium_server.judges.judge import Ruling
 
 TOKENS = re.compile(r"\s*\S+\s*?(?=\s|$)|\s+")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, ChatReply
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
 from podium_server.errors import BackendDown, FailedPrecondition, UnreadableReply
 from podium_server.judges.case import Candidate, Case, Side, Truncation
 from podium_server.judges.chat import ChatJudge, ChatSettings

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from podium_server.backends.encoder import Encoded
+from podium_server.backends.encoders.encoder import Encoded
 from podium_server.backends.worker import Worker
 from podium_server.errors import FailedPrecondition, Overloaded
 from podium_server.judges.case import Candidate, Side, Truncation

@@ -7,7 +7,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from podium_server.backends.encoder import Encoded, Floats, unit
+from podium_server.backends.encoders.encoder import Encoded, Floats, unit
 
 DIM = 16
 

@@ -22,7 +22,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatBackend, ChatCall, ChatFailure, ChatReply, Message
+from podium_server.backends.chat.backend import Capability, ChatBackend, ChatCall, ChatFailure, ChatReply, Message
 from podium_server.errors import FailedPrecondition, PodiumError, UnreadableReply
 from podium_server.judges.case import Case
 from podium_server.judges.chat_documents import Documents

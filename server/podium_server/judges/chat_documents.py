@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from podium_server.backends.chat import ChatBackend
+from podium_server.backends.chat.backend import ChatBackend
 from podium_server.errors import FailedPrecondition
 from podium_server.judges.case import Candidate, Case, Side
 from podium_strategies.prompts.prompt import Prompt, Sheet

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.encoder import Encoded, Encoder
-from podium_server.backends.maxsim import maxsim
+from podium_server.backends.encoders.encoder import Encoded, Encoder
+from podium_server.backends.encoders.maxsim import maxsim
 from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
 from podium_server.judges.case import Case, Side, Truncation

@@ -18,7 +18,7 @@ Quantize: TypeAlias = Callable[[Floats], tuple[Codes, Floats]]
 
 
 class Encoded(Protocol):
-    """A batch of texts as vectors: see `podium_server.backends.encoder.Encoded`."""
+    """A batch of texts as vectors: see `podium_server.backends.encoders.encoder.Encoded`."""
 
     @property
     def vectors(self) -> Floats:
@@ -58,7 +58,7 @@ class Encoded(Protocol):
 
 
 class Encoder(Protocol):
-    """A thread-safe, blocking encoder: see `podium_server.backends.encoder.Encoder`."""
+    """A thread-safe, blocking encoder: see `podium_server.backends.encoders.encoder.Encoder`."""
 
     @property
     def name(self) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
-from podium_server.backends.chat import Capability, ChatCall
+from podium_server.backends.chat.backend import Capability, ChatCall
 
 TOP_LOGPROBS_MAX = 20
 """The most of the likeliest tokens that OpenAI, and most others, report."""

@@ -25,7 +25,7 @@ import openvino
 from numpy.typing import NDArray
 from tokenizers import Encoding, Tokenizer
 
-from podium_server.backends.encoder import (
+from podium_server.backends.encoders.encoder import (
     CHARACTERS_PER_TOKEN,
     CHARACTERS_PER_TOKEN_AT_MOST,
     Encoded,

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from podium_server.backends.rate_limit import Bucket
+from podium_server.backends.chat.rate_limit import Bucket
 from podium_server.errors import Overloaded
 
 

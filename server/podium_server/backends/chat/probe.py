@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from podium_server.backends.chat import Capability, ChatCall, Message
-from podium_server.backends.openai_wire import Answer, Dialect, Forms
+from podium_server.backends.chat.backend import Capability, ChatCall, Message
+from podium_server.backends.chat.openai.wire import Answer, Dialect, Forms
 
 
 @dataclass(frozen=True, slots=True)

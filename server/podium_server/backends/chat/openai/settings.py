@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from podium_server.backends.endpoints import EndpointLimits
+from podium_server.backends.chat.endpoints import EndpointLimits
 
 
 @dataclass(frozen=True, slots=True)

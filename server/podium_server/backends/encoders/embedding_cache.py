@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from podium_server.backends.encoder import Encoded, Encoder, Floats
+from podium_server.backends.encoders.encoder import Encoded, Encoder, Floats
 from podium_server.errors import ConfigInvalid
 
 _ENTRY_BYTES = 400

@@ -17,16 +17,16 @@ from typing import Any
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, ChatReply
-from podium_server.backends.endpoints import EndpointLimits, Endpoints
-from podium_server.backends.label_tokens import LabelTokens
-from podium_server.backends.openai_wire import (
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
+from podium_server.backends.chat.endpoints import EndpointLimits, Endpoints
+from podium_server.backends.chat.label_tokens import LabelTokens
+from podium_server.backends.chat.openai.wire import (
     TOP_LOGPROBS_MAX,
     is_prefilled,
     label_logprobs,
     split_thought,
 )
-from podium_server.backends.tokens import TokenCounter, load_tokens
+from podium_server.backends.chat.tokens import TokenCounter, load_tokens
 from podium_server.errors import BackendDown, BackendRefused, ConfigInvalid, DeadlineExceeded, PodiumError
 
 

@@ -19,14 +19,13 @@ from urllib.parse import urlsplit
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import Capability, ChatCall, ChatFailure, ChatReply
-from podium_server.backends.chat_probe import Found, probe
-from podium_server.backends.endpoints import Endpoints
-from podium_server.backends.label_tokens import LabelTokens
-from podium_server.backends.openai_attempt import Bill, Caller, Request, Unsupported
-from podium_server.backends.openai_faults import retry_after_s
-from podium_server.backends.openai_settings import ChatSettings
-from podium_server.backends.openai_wire import (
+from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
+from podium_server.backends.chat.endpoints import Endpoints
+from podium_server.backends.chat.label_tokens import LabelTokens
+from podium_server.backends.chat.openai.attempt import Bill, Caller, Request, Unsupported
+from podium_server.backends.chat.openai.faults import retry_after_s
+from podium_server.backends.chat.openai.settings import ChatSettings
+from podium_server.backends.chat.openai.wire import (
     DIALECTS,
     Answer,
     Forms,
@@ -36,7 +35,8 @@ from podium_server.backends.openai_wire import (
     is_prefilled,
     label_logprobs,
 )
-from podium_server.backends.tokens import TokenCounter, load_tokens
+from podium_server.backends.chat.probe import Found, probe
+from podium_server.backends.chat.tokens import TokenCounter, load_tokens
 from podium_server.errors import BackendRefused, ConfigInvalid, DeadlineExceeded, PodiumError
 
 __all__ = ["ChatSettings", "OpenAIChat", "retry_after_s"]

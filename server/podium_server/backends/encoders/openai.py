@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 import openai
 
-from podium_server.backends.encoder import Encoded, Floats, unit, well_formed
-from podium_server.backends.openai_chat import retry_after_s
-from podium_server.backends.openai_wire import error_body
-from podium_server.backends.tokens import ByteEstimate
+from podium_server.backends.chat.openai.chat import retry_after_s
+from podium_server.backends.chat.openai.wire import error_body
+from podium_server.backends.chat.tokens import ByteEstimate
+from podium_server.backends.encoders.encoder import Encoded, Floats, unit, well_formed
 from podium_server.errors import (
     BackendDown,
     BackendRefused,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from podium_server.backends.encoder import (
+from podium_server.backends.encoders.encoder import (
     CHARACTERS_PER_TOKEN_AT_MOST,
     Encoded,
     Floats,

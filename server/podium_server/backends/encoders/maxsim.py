@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from podium_server.backends.encoder import Floats
+from podium_server.backends.encoders.encoder import Floats
 
 WITHOUT_TOKENS = -1.0
 """The score of a document without tokens: the least that a mean of cosines can be, so that it stands last."""

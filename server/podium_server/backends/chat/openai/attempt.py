@@ -15,9 +15,9 @@ import httpx2
 import openai
 
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat import ChatCall
-from podium_server.backends.endpoints import Endpoint, Endpoints
-from podium_server.backends.openai_faults import (
+from podium_server.backends.chat.backend import ChatCall
+from podium_server.backends.chat.endpoints import Endpoint, Endpoints
+from podium_server.backends.chat.openai.faults import (
     CONNECTION_ERRORS,
     Declined,
     Fault,
@@ -28,9 +28,9 @@ from podium_server.backends.openai_faults import (
     is_unknown_field,
     retry_after_s,
 )
-from podium_server.backends.openai_http import encoded, http_client
-from podium_server.backends.openai_settings import ChatSettings
-from podium_server.backends.openai_wire import (
+from podium_server.backends.chat.openai.http import encoded, http_client
+from podium_server.backends.chat.openai.settings import ChatSettings
+from podium_server.backends.chat.openai.wire import (
     Answer,
     Forms,
     MalformedReply,
@@ -40,7 +40,7 @@ from podium_server.backends.openai_wire import (
     is_context_error,
     read_answer,
 )
-from podium_server.backends.tokens import BYTES_PER_TOKEN, TokenCounter
+from podium_server.backends.chat.tokens import BYTES_PER_TOKEN, TokenCounter
 from podium_server.errors import BackendDown, BackendRefused, DeadlineExceeded
 
 _JSON = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}

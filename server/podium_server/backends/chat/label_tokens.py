@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from podium_server.backends.chat import ChatCall
-from podium_server.backends.openai_wire import LOGPROB_TOKEN_IDS_MAX, is_prefilled
+from podium_server.backends.chat.backend import ChatCall
+from podium_server.backends.chat.openai.wire import LOGPROB_TOKEN_IDS_MAX, is_prefilled
 
 
 class LabelTokens:

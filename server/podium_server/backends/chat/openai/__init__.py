@@ -1,0 +1,1 @@
+"""OpenAI-compatible endpoints: calls, attempts, faults, and what each dialect understands."""
