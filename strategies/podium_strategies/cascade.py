@@ -70,9 +70,8 @@ class Cascade(Strategy):
         most = 0
         varies = False
         for stage in self.stages:
-            bound = stage.strategy.ceiling(n)
-            varies = varies or bound is not None
-            most += bound if bound is not None else _exact(stage.strategy, n)
+            varies = varies or stage.strategy.ceiling(n) is not None
+            most += most_asked(stage.strategy, n)
             n = n if stage.keep is None else min(n, stage.keep)
         return most if varies else None
 
@@ -100,8 +99,9 @@ class Cascade(Strategy):
         return Ranking(order, tuple(scores) if any(score is not None for score in scores) else None)
 
 
-def _exact(strategy: Strategy, n: int) -> int:
-    """Return the number of questions of a strategy whose number never varies."""
+def most_asked(strategy: Strategy, n: int) -> int:
+    """Return the most questions that a strategy asks over `n` candidates, whether or not the number varies."""
     from podium_strategies.forecast import forecast  # forecast knows strategies; only this bound needs it back
 
-    return round(forecast(strategy, Pool(n), seeds=(1,)).questions)
+    bound = strategy.ceiling(n)
+    return bound if bound is not None else round(forecast(strategy, Pool(n), seeds=(1,)).questions)

@@ -253,6 +253,10 @@ def run(plan: Plan[Ranking], panel: Panel, n: int) -> Ranking:
 def run_many(plans: Sequence[tuple[Plan[Ranking], int]], panel: Panel) -> list[Ranking]:
     """Run many plans side by side: whatever is ready in any of them goes to the panel as one batch.
 
+    For panels that answer at once: tests, oracles, forecasts. A job over real models does the same by concurrency (many
+    lists at work, each asking as soon as it can), and whoever runs the model merges what is asked at the same moment,
+    so that a slow list holds none of the others up.
+
     Args:
         plans: (plan, n) pairs.
         panel: answers a batch of independent questions of all plans.

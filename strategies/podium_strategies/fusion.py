@@ -25,9 +25,13 @@ def reciprocal_ranks(order: Sequence[int], rank_constant: int) -> list[float]:
 
 def z_scores(values: Sequence[float]) -> list[float]:
     """Return values less their mean, over their standard deviation; all 0 where they do not differ."""
-    mean = sum(values) / len(values) if values else 0.0
-    deviation = sqrt(sum((value - mean) ** 2 for value in values) / len(values)) if values else 0.0
-    return [(value - mean) / deviation if deviation > 0 else 0.0 for value in values]
+    largest = max(map(abs, values), default=0.0)
+    if largest == 0:
+        return [0.0] * len(values)
+    scaled = [value / largest for value in values]  # squares of what a backend may call a score can overflow
+    mean = sum(scaled) / len(scaled)
+    deviation = sqrt(sum((value - mean) ** 2 for value in scaled) / len(scaled))
+    return [(value - mean) / deviation if deviation > 0 else 0.0 for value in scaled]
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,6 +271,11 @@ class Strategy(ABC):
         """What the scores of the returned ranking are; None where it carries none."""
         return None
 
+    @property
+    def graded_by(self) -> str:
+        """The role whose grades the scores are, where their scale is the judge's own; empty is the only one."""
+        return ""
+
     def promised(self, n: int) -> int:
         """Return how many of the first ranks are the true ones, of `n`, where every judge is truthful."""
         return 0

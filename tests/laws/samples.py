@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from podium_strategies.cascade import Stage
+from podium_strategies.early_exit import EarlyExit
 from podium_strategies.listwise import SlidingWindow, TopDown
 from podium_strategies.pairwise import PairwiseHeapsort
 from podium_strategies.plan import Strategy
 from podium_strategies.pointwise import FirstStage, Pointwise
 from podium_strategies.registry import build, names
+from podium_strategies.selective import Selective
 from podium_strategies.setwise import SetwiseHeapsort
 from podium_strategies.tournament import TourRank
 
@@ -42,9 +44,25 @@ OPTIONS: Mapping[str, list[dict[str, Any]]] = {
         {"stages": (Stage(Pointwise(), "fast", keep=15), Stage(SlidingWindow(6, 3), "strong"))},
         {"stages": (Stage(SlidingWindow(8, 4, passes=2), "fast", keep=8), Stage(PairwiseHeapsort(k=3), "strong"))},
         {"stages": (Stage(TopDown(6, 3), "", keep=12), Stage(SetwiseHeapsort(k=5)))},
+        {"stages": (Stage(Pointwise(), "fast", keep=15), Stage(Selective(SlidingWindow(6, 3), 0.5, k=3), "strong"))},
+        {"stages": (Stage(EarlyExit(k=5, bound=2.0), "early", keep=5), Stage(SlidingWindow(), "late"))},
     ],
     "fusion": [{"of": (Stage(FirstStage()), Stage(Pointwise(), "a", weight=2.0), Stage(SlidingWindow(6, 3), "b"))}],
     "mmr": [{}, {"balance": 1.0}, {"k": 3}],
+    "feedback": [{}, {"weight": 0.0}, {"sharpness": 0.0, "top": 3}],
+    "early-exit": [
+        {},
+        {"bound": 0.0, "k": 3, "wave": 1},
+        {"bound": 4.0, "slope": 0.5, "intercept": -1.0, "k": 5, "wave": 100},
+        {"bound": 4.0, "strong_max": 7},
+        {"strong_max": 4},
+    ],
+    "selective": [
+        {},
+        {"threshold": 0.5},
+        {"threshold": 0.1, "k": 1, "base": EarlyExit(k=4, bound=1.0)},
+        {"threshold": 0.3, "k": 3, "base": SetwiseHeapsort(k=3)},
+    ],
 }
 
 

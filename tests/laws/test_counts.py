@@ -67,7 +67,7 @@ def test_the_number_that_adapts(key: tuple[str, Any], expected: tuple[tuple[int,
 
 def test_every_strategy_of_the_papers_is_in_the_table() -> None:
     rows = calls_and_depth(20, 5)
-    composed = {"cascade", "fusion", "mmr", "first-stage"}
+    composed = {"cascade", "fusion", "mmr", "feedback", "first-stage", "early-exit", "selective"}
     assert {row.name for row in rows} >= set(names()) - composed - {"toy"}
     assert all(row.questions is not None and row.questions > 0 for row in rows)
 

@@ -111,6 +111,9 @@ def test_every_registered_strategy_is_among_the_cases() -> None:
         "cascade",
         "fusion",
         "mmr",
+        "feedback",
+        "early-exit",
+        "selective",
     }
     assert ours <= set(registry.names())
     assert ours <= set(cases())

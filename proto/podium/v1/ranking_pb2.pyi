@@ -175,7 +175,9 @@ class _WarningCodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WarningCo
     WARNING_CODE_SCORES_BOUNDED: _WarningCode.ValueType  # 8
     """A provider gave no probability for some labels, and theirs was bounded rather than known."""
     WARNING_CODE_STAGE_SKIPPED: _WarningCode.ValueType  # 9
-    """A part of the pipeline was left out, because it has no meaning here: retrieval in a Rerank, for one."""
+    """A part of the pipeline was left out, because it has no meaning here (retrieval in a Rerank, for one), or because a
+    stage that is selective found the order before it sure enough. The stage has no questions in the ledger.
+    """
     WARNING_CODE_PARTIAL: _WarningCode.ValueType  # 10
     """The work stopped early; Completion says why."""
 
@@ -201,7 +203,9 @@ WARNING_CODE_PRICE_UNKNOWN: WarningCode.ValueType  # 7
 WARNING_CODE_SCORES_BOUNDED: WarningCode.ValueType  # 8
 """A provider gave no probability for some labels, and theirs was bounded rather than known."""
 WARNING_CODE_STAGE_SKIPPED: WarningCode.ValueType  # 9
-"""A part of the pipeline was left out, because it has no meaning here: retrieval in a Rerank, for one."""
+"""A part of the pipeline was left out, because it has no meaning here (retrieval in a Rerank, for one), or because a
+stage that is selective found the order before it sure enough. The stage has no questions in the ledger.
+"""
 WARNING_CODE_PARTIAL: WarningCode.ValueType  # 10
 """The work stopped early; Completion says why."""
 Global___WarningCode: _TypeAlias = WarningCode  # noqa: Y015

@@ -35,6 +35,7 @@ _PROMPTS = {
     "query-likelihood/1": "query_likelihood:QUERY_LIKELIHOOD",
     "qwen3-reranker/1": "rerankers:QWEN3_RERANKER",
     "bge-reranker-v2-gemma/1": "rerankers:BGE_RERANKER_V2_GEMMA",
+    "mxbai-rerank-v2/1": "rerankers:MXBAI_RERANK_V2",
     "mono-t5/1": "rerankers:MONO_T5",
     # Prefer
     "pairwise/1": "choice:PAIRWISE",

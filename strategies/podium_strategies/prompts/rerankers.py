@@ -1,4 +1,4 @@
-"""Models trained to rerank by the probability of one word: Qwen3-Reranker, bge-reranker-v2-gemma, monoT5, duoT5.
+"""Models trained to rerank by the probability of one word: Qwen3-Reranker, bge-reranker-v2-gemma, mxbai-rerank-v2, T5s.
 
 Without its own template the scores of such a model are near random, so the bytes are the authors'.
 """
@@ -76,6 +76,25 @@ class BgeRerankerGemma(OneWord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MxbaiRerankV2(OneWord):
+    """mxbai-rerank-base-v2 and -large-v2 (package `mxbai-rerank` 0.1.6): Qwen2.5, asked for a 1 or a 0."""
+
+    def render(self, sheet: Sheet) -> tuple[Turn, ...]:
+        instruction = f"instruction: {sheet.instruction}\n" if sheet.instruction else ""
+        return (
+            Turn("system", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."),
+            Turn(
+                "user",
+                f"{instruction}query: {sheet.query}\n"
+                f"document: {sheet.documents[0]}\n"
+                "You are a search relevance expert who evaluates how well documents match search queries. For each "
+                "query-document pair, carefully analyze the semantic relationship between them, then provide your "
+                "binary relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MonoT5(OneWord):
     """monoT5 (arXiv 2003.06713)."""
 
@@ -115,6 +134,17 @@ BGE_RERANKER_V2_GEMMA = BgeRerankerGemma(
     marks=((re.compile(r"^([AB]):", re.MULTILINE), r"(\1)"),),
     words=("Yes",),
     among_all=True,
+)
+MXBAI_RERANK_V2 = MxbaiRerankV2(
+    name="mxbai-rerank-v2",
+    kind=Grade,
+    reads=Reads.LABELS,
+    score="probability",
+    trained=True,
+    takes_instruction=True,
+    flat=False,
+    marks=((re.compile(r"^(instruction|query|document):", re.MULTILINE), r"(\1):"),),
+    words=("1", "0"),
 )
 MONO_T5 = MonoT5(
     name="mono-t5",
