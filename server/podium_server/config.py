@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from podium_server.accounting.prices import Prices
 from podium_server.errors import ConfigInvalid, known_names
@@ -71,6 +80,36 @@ class SentenceTransformersModel(_EncoderModel):
     model: str
     max_tokens: int | None = Field(None, ge=8)
     device: str | None = None
+
+
+class CrossEncoderModel(_Model):
+    """A model that reads a query and a document together and says how well they match, in this process."""
+
+    backend: Literal["cross-encoder"]
+    model: str
+    """A shipped name, a folder (OpenVINO, ONNX, safetensors), or a hub name."""
+    engine: Literal["auto", "openvino", "torch"] = "auto"
+    """OpenVINO, sentence-transformers (extra `torch`), or (auto) OpenVINO and the other where that cannot run it."""
+    precision: Literal["auto", "f32", "bf16", "f16"] = "auto"
+    """Of the arithmetic; auto is what the processor or the accelerator is good at."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Of the query and the document together; unset takes what the model sees."""
+    threads: int | None = Field(None, ge=1)
+    """That compute (OpenVINO); unset takes every processor that this process may use."""
+    device: str | None = None
+    """As torch calls it; unset takes the best that there is."""
+    cache_mib: int = Field(32, ge=0)
+    """Memory for scores of pairs seen before."""
+
+    @model_validator(mode="after")
+    def _engine_has_it(self) -> CrossEncoderModel:
+        only_torch = {"engine": self.engine == "torch", "device": self.device, "precision": self.precision == "f16"}
+        by_torch = next((f"{key} is {getattr(self, key)!r}" for key, said in only_torch.items() if said), "")
+        if by_torch and self.engine == "openvino":
+            raise ValueError(f"{by_torch}, which the engine 'torch' has, and engine is 'openvino'")
+        if by_torch and self.threads is not None:
+            raise ValueError(f"threads is {self.threads}, which the engine 'openvino' has, and {by_torch}")
+        return self
 
 
 def key_variable(configured: str | None, base_urls: Sequence[str]) -> str | None:
@@ -136,9 +175,51 @@ class VllmModel(_Model):
 
 
 Model: TypeAlias = Annotated[
-    OpenVinoModel | SentenceTransformersModel | OpenAIEmbeddingsModel | OpenAIModel | VllmModel,
+    OpenVinoModel | SentenceTransformersModel | OpenAIEmbeddingsModel | CrossEncoderModel | OpenAIModel | VllmModel,
     Field(discriminator="backend"),
 ]
+
+
+class LongDocumentsSection(_Section):
+    """`long_documents` of a stage: how a cross-encoder reads what is longer than its window."""
+
+    read: Literal["cut", "best-passage", "mean-of-top-2"] = "cut"
+    """The beginning alone: one pair a document. Or in passages, for the best one's score, or the mean of the best two:
+    a pair a passage."""
+    passage_tokens: int | None = Field(None, ge=16)
+    """Of a passage; unset is what the query leaves of the window."""
+    overlap_tokens: int | None = Field(None, ge=0)
+    """That a passage repeats of the one before, half of it at most; unset is 64, or the half of a short one."""
+    passages: int | None = Field(None, ge=1)
+    """Of one document at most; unset takes limits.passages."""
+
+    @model_validator(mode="after")
+    def _half_at_most(self) -> LongDocumentsSection:
+        size, overlap = self.passage_tokens, self.overlap_tokens
+        if size is not None and overlap is not None and overlap > size // 2:
+            raise ValueError(f"overlap_tokens is {overlap}, which is more than half of passage_tokens, {size}")
+        return self
+
+
+LongDocuments: TypeAlias = Annotated[
+    LongDocumentsSection, BeforeValidator(lambda given: {"read": given} if isinstance(given, str) else given)
+]
+"""A way to read as a string, or a table."""
+
+
+class RoleSection(_Section):
+    """Who answers one role's questions: a model's name, or a table where it is used otherwise than its stage says."""
+
+    model: str
+    prompt: str | None = None
+    scoring: Literal["cosine", "late-interaction"] | None = None
+    on_unreadable: Literal["keep-order", "fail"] = "keep-order"
+    reask_missing: int = Field(0, ge=0, le=5)
+    constrained: Literal["auto", "never", "always"] = "auto"
+    long_documents: LongDocuments = LongDocumentsSection()
+    score: Literal["logit", "probability"] | None = None
+    """Of a cross-encoder; unset is what the model gives."""
+    max_output_tokens: int | None = Field(None, ge=1)
 
 
 class StageSection(BaseModel):
@@ -150,8 +231,8 @@ class StageSection(BaseModel):
     name: str | None = None
     """In the ledger; unset, the strategy's (and the scoring's) name."""
     model: str | None = None
-    models: dict[str, str] = Field(default_factory=dict)
-    """Models by role, for strategies whose questions carry one."""
+    models: dict[str, RoleSection] = Field(default_factory=dict)
+    """Models by role, for strategies whose questions carry one: names, or tables that also say how a model is used."""
     prompt: str | None = None
     """A prompt of ours by name, or the path of a prompt file."""
     scoring: Literal["cosine", "late-interaction"] | None = None
@@ -166,7 +247,17 @@ class StageSection(BaseModel):
     on_unreadable: Literal["keep-order", "fail"] = "keep-order"
     reask_missing: int = Field(0, ge=0, le=5)
     constrained: Literal["auto", "never", "always"] = "auto"
+    long_documents: LongDocuments = LongDocumentsSection()
+    score: Literal["logit", "probability"] | None = None
+    """Of a cross-encoder; unset is what the model gives."""
     max_output_tokens: int | None = Field(None, ge=1)
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _names_are_tables(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {role: {"model": given} if isinstance(given, str) else given for role, given in value.items()}
 
     @property
     def options(self) -> dict[str, Any]:
@@ -216,6 +307,10 @@ class ServerSection(_Section):
     verdict_cache: bool = True
     """Keep chat models' verdicts in the store, so that the same question is paid once."""
     verdict_cache_mib: int = Field(256, ge=1)
+    workers: int = Field(1, ge=1, le=1024)
+    """Processes that serve the port together. More than one have no collections."""
+    worker_restarts: int = Field(10, ge=0)
+    """Of workers that died, all together in ten minutes. One more ends the server."""
 
 
 class Config(_Section):
@@ -291,6 +386,7 @@ _BACKENDS: dict[str, type[_Model]] = {
     "openvino": OpenVinoModel,
     "sentence-transformers": SentenceTransformersModel,
     "openai-embeddings": OpenAIEmbeddingsModel,
+    "cross-encoder": CrossEncoderModel,
     "openai": OpenAIModel,
     "vllm": VllmModel,
 }

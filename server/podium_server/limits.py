@@ -37,7 +37,13 @@ class Limits(BaseModel):
     questions: int = Field(250_000, ge=1)
     """Questions that one request's plan may ask, by forecast."""
     encoder_queue: int = Field(512, ge=1)
-    """Pieces of work that wait for one encoder. More: RESOURCE_EXHAUSTED."""
+    """Pieces of work that wait for one encoder, or for the tokens of one cross-encoder. More: RESOURCE_EXHAUSTED."""
+    cross_encoder_wait_s: float = Field(2.0, gt=0)
+    """Work that stands before a request at a cross-encoder, or as much as it takes itself. More: RESOURCE_EXHAUSTED."""
+    cross_encoder_pairs: int = Field(50_000, ge=1)
+    """Pairs that wait for one cross-encoder. More: RESOURCE_EXHAUSTED; of one request: INVALID_ARGUMENT."""
+    passages: int = Field(16, ge=1)
+    """Of one document that a cross-encoder reads in passages. What lies behind them is counted as cut."""
     deadline_reserve_ms: int = Field(20, ge=0)
     """Kept back from a call's deadline, to send the answer."""
     drain_s: float = Field(30.0, ge=0)

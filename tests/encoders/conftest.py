@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from podium_server.backends.encoders.openvino import OpenVinoEncoder, shipped_models
+from podium_server.backends.encoders.openvino import OpenVinoEncoder
+from podium_server.backends.openvino.sources import shipped_models
 
 
 @pytest.fixture(scope="session")

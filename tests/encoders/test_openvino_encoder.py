@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from podium_server.backends.encoders.encoder import beginning, unit, well_formed
 from podium_server.backends.encoders.maxsim import maxsim
-from podium_server.backends.encoders.openvino import OpenVinoEncoder, model_folder, read_card
+from podium_server.backends.encoders.openvino import OpenVinoEncoder
+from podium_server.backends.openvino.cards import read_card
+from podium_server.backends.openvino.sources import resolve
 from podium_server.errors import BackendDown, ConfigInvalid
 
 # What batching may change: the order of sums in bfloat16 and int8, which is not the same for every shape.
@@ -182,7 +184,7 @@ def test_a_model_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_card_is_read_as_sentence_transformers_writes_it(tmp_path: Path) -> None:
-    shipped = model_folder("all-minilm-l6-v2")
+    shipped = resolve("all-minilm-l6-v2", kind="encoder")
     for name in ("openvino_model.xml", "openvino_model.bin", "tokenizer.json"):
         shutil.copy(shipped / name, tmp_path / name)
     with pytest.raises(ConfigInvalid, match="max_tokens"):

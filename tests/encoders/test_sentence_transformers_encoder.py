@@ -34,11 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     from sentence_transformers.models import Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast  # type: ignore[import-not-found]
 
-    from podium_server.backends.encoders.openvino import model_folder
+    from podium_server.backends.openvino.sources import resolve
 
     at: Path = tmp_path_factory.mktemp("tiny")
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_file=str(model_folder("all-minilm-l6-v2") / "tokenizer.json"),
+        tokenizer_file=str(resolve("all-minilm-l6-v2", kind="encoder") / "tokenizer.json"),
         unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]",
         model_max_length=64,
     )  # fmt: skip

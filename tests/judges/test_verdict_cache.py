@@ -55,6 +55,21 @@ def test_the_oldest_are_forgotten(tmp_path: Path) -> None:
     small.close()
 
 
+def test_two_who_share_a_file_keep_its_bound_together(tmp_path: Path) -> None:
+    """Each sees what the other adds, a sixteenth of the bound late at most, and reads what the other paid for."""
+    caches = [SqliteVerdictCache(tmp_path / "verdicts.sqlite", rows_max=160) for _ in range(2)]
+    for number in range(400):
+        cache = caches[number % 2]
+        cache.put(number.to_bytes(4, "big"), number, "")
+        cache.flush()
+        assert caches[1 - number % 2].get(number.to_bytes(4, "big")) == (number, "")
+        with sqlite3.connect(tmp_path / "verdicts.sqlite") as looking:
+            assert looking.execute("SELECT count(*) FROM verdicts").fetchone()[0] <= 160 + 2 * (160 // 16 + 1)
+        looking.close()
+    for cache in caches:
+        cache.close()
+
+
 def _fill_and_die(path: str) -> None:
     cache = SqliteVerdictCache(path)
     for number in range(1000):

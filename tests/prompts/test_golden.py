@@ -24,6 +24,7 @@ GOLDEN = {
     "query-likelihood/1": "5b892464c504bab5e6ef749a6eab90615e17d3eb5de72814c6c480a59901a54f",
     "qwen3-reranker/1": "14ebc4e541d87be6f61a24da68686d8233927a35cca2de89fa0826007beacb04",
     "bge-reranker-v2-gemma/1": "4414c772bb00abaf47dcdfda367cca7e495992c413112c681245e591c903db2a",
+    "mxbai-rerank-v2/1": "c1bb259bbeff06bb5f4498cf6478e0140895aa5c08183da07bcfd080660d1f28",
     "mono-t5/1": "02796753c608ab09f21c0e11b30c4c49fc1ecd2a79e2c0884bbcdf8b63eef4cd",
     "pairwise/1": "50a596c7fad06192475ac16b46e04438853847a9f56c43544d1b1129c0ff7bdf",
     "pairwise-logprobs/1": "43c3aba48c1de7e0847e99c6be959285dff334d2641655cbf08c4481c05e31b1",
@@ -119,6 +120,19 @@ def test_t5_and_gemma_word_for_word() -> None:
         "A: why\nB: one\nGiven a query A and a passage B, determine whether the passage contains an answer to the "
         "query by providing a prediction of either 'Yes' or 'No'."
     )
+
+
+def test_mxbai_rerank_v2_word_for_word() -> None:
+    system, user = load("mxbai-rerank-v2").render(Sheet("why", ("one",), "law only"))
+    assert system == Turn("system", "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
+    assert user == Turn(
+        "user",
+        "instruction: law only\nquery: why\ndocument: one\n"
+        "You are a search relevance expert who evaluates how well documents match search queries. For each "
+        "query-document pair, carefully analyze the semantic relationship between them, then provide your binary "
+        "relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+    )
+    assert load("mxbai-rerank-v2").render(Sheet("why", ("one",)))[1].content.startswith("query: why\n")
 
 
 def test_scores_come_from_the_labels() -> None:

@@ -22,7 +22,12 @@ def subclasses(kind: type[errors.PodiumError]) -> Iterator[type[errors.PodiumErr
 
 
 OURS = sorted(
-    {kind for kind in subclasses(errors.PodiumError) if kind.__module__.startswith("podium_server")},
+    {
+        kind
+        for kind in subclasses(errors.PodiumError)
+        # What goes wrong before there is a server meets no request.
+        if kind.__module__.startswith("podium_server") and not kind.__module__.startswith("podium_server.cli")
+    },
     key=lambda kind: kind.__name__,
 )
 

@@ -91,6 +91,7 @@ def examine(config_path: Path | None, data_dir: Path | None) -> Iterator[Finding
         yield _store(data_dir or config.server.data_dir)
         if config_path is not None:
             yield from _endpoints(config)
+            yield from _cross_encoders(config)
     yield from _extras()
 
 
@@ -251,6 +252,34 @@ def _endpoints(config: Config) -> Iterator[Finding]:
                     await models.aclose()
 
             yield _asked(name, f"{section.model} at {section.base_url}", embed)
+
+
+def _cross_encoders(config: Config) -> Iterator[Finding]:
+    """Load each cross-encoder, and say what it takes at a time."""
+    from podium_server.compose import Models
+    from podium_server.config import CrossEncoderModel
+    from podium_server.errors import PodiumError
+
+    async def tried(name: str) -> str:
+        models = Models(config)
+        try:
+            began = time.monotonic()
+            encoder = (await models.cross_encoder(name).batcher()).encoder
+            took_s = time.monotonic() - began
+        finally:
+            await models.aclose()
+        capacity = encoder.capacity
+        return (
+            f"loads in {took_s:.2f} s, scores about {capacity.tokens_per_s:,.0f} tokens/s in batches of up to "
+            f"{capacity.padded_tokens:,} tokens, {capacity.lanes} side by side, and gives a {encoder.scale}"
+        )
+
+    for name, section in config.models.items():
+        if isinstance(section, CrossEncoderModel):
+            try:
+                yield Finding(f"model {name}", Health.OK, f"{section.model}: {asyncio.run(tried(name))}")
+            except (PodiumError, OSError, ImportError) as error:
+                yield Finding(f"model {name}", Health.FAIL, f"{section.model}: {error}")
 
 
 def _asked(name: str, place: str, ask: Callable[[], Awaitable[str]]) -> Finding:

@@ -1,7 +1,8 @@
 """What chat models answered, kept in a SQLite file: a repeated or resumed job pays once.
 
 Keys are hashes of everything that an answer depends on, so that nothing here ever goes stale; what is too much is
-forgotten, the oldest first. A crash loses at most the verdicts of the last moments, and never the file.
+forgotten, the oldest first. A crash loses at most the verdicts of the last moments, and never the file. Several
+processes may share a file: what one paid for, the others need not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ WAITING_ROWS_MAX = 50_000
 ROW_OVERHEAD_BYTES = 64
 BUSY_WAIT_S = 5.0
 """For another process that writes the same file."""
+OWN_SHARE_UNSEEN = 16
+"""The file is measured again when we have added a sixteenth of its bounds: others add to it, and forget, too."""
 
 
 class SqliteVerdictCache:
@@ -59,8 +62,9 @@ class SqliteVerdictCache:
         self._closed = False
         self._broken: StoreError | None = None
         self._reader = self._open()
+        self._rows_added = self._bytes_added = 0
         try:
-            self._rows, self._bytes = self._measure()
+            self._rows, self._bytes = self._measure(self._reader)
         except sqlite3.DatabaseError as error:
             self._reader.close()
             raise self._refusal(error) from error
@@ -159,8 +163,8 @@ class SqliteVerdictCache:
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {FORMAT}")
 
-    def _measure(self) -> tuple[int, int]:
-        rows, size = self._reader.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM verdicts").fetchone()
+    def _measure(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        rows, size = connection.execute("SELECT count(*), coalesce(sum(bytes), 0) FROM verdicts").fetchone()
         return rows, size
 
     def _refusal(self, error: sqlite3.DatabaseError) -> StoreError:
@@ -232,7 +236,18 @@ class SqliteVerdictCache:
                 ).rowcount
                 self._rows += added
                 self._bytes += added * row[3]
+                self._rows_added += added
+                self._bytes_added += added * row[3]
+            self._look_again(connection)
             self._forget(connection)
+
+    def _look_again(self, connection: sqlite3.Connection) -> None:
+        """Measure the file, where what we know of it may be far from what is in it."""
+        many = self._rows_added > self._rows_max // OWN_SHARE_UNSEEN
+        much = self._bytes_added > self._bytes_max // OWN_SHARE_UNSEEN
+        if many or much or self._rows > self._rows_max or self._bytes > self._bytes_max:
+            self._rows, self._bytes = self._measure(connection)
+            self._rows_added = self._bytes_added = 0
 
     def _forget(self, connection: sqlite3.Connection) -> None:
         """Delete the oldest rows until a tenth of the room is free again, if it was used up."""

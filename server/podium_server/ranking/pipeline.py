@@ -31,6 +31,8 @@ _JUDGES_KEYS = (
     "reask_missing",
     "constrained",
     "max_output_tokens",
+    "long_documents",
+    "score",
 )
 """The keys of a stage that say who answers, and how."""
 
@@ -59,6 +61,13 @@ class Voice:
     section: StageSection
     strategy: Strategy
     judge: Judge | None
+    part: str = ""
+    """The role within its stage, where the stage has several."""
+
+    @property
+    def stage(self) -> str:
+        """Its stage's path."""
+        return self.role.removesuffix(f".{self.part}") if self.part else self.role
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,21 @@ class Pipeline:
                 seats[voice.role] = Seat(voice.judge, account)
         return seats, ledger
 
+    def skipped(self, ledger: Ledger) -> tuple[str, ...]:
+        """Return the stages and voices that could have asked about their candidates, and asked nothing.
+
+        What a cache answered was asked, and is none of them.
+        """
+        asked: dict[int, int] = {}
+        first: dict[int, Voice] = {}
+        for voice in self.voices:
+            account = ledger.accounts[voice.role]
+            if voice.judge is not None and account.candidates_in >= 2:
+                # The roles of one stage have their voices, and one strategy.
+                first.setdefault(id(voice.strategy), voice)
+                asked[id(voice.strategy)] = asked.get(id(voice.strategy), 0) + account.questions
+        return tuple(voice.stage for key, voice in first.items() if not asked[key])
+
     def _flow(self, n: int) -> dict[str, tuple[int, int]]:
         """Return how many candidates enter and leave each stage."""
         flow = {}
@@ -124,8 +148,9 @@ class Pipeline:
             case None:
                 return ScoreKind.NONE
             case Scale.JUDGE:
-                kinds = {v.judge.facts.score_kind for v in self.voices if v.judge and v.role == last.role}
-                return kinds.pop() if len(kinds) == 1 else ScoreKind.NONE
+                kinds = {voice.role: voice.judge.facts.score_kind for voice in self.voices if voice.judge}
+                grader = f"{last.role}.{last.strategy.graded_by}"
+                return kinds.get(grader, kinds.get(last.role, ScoreKind.NONE))
             case scale:
                 return ScoreKind(scale.value)
 
@@ -296,9 +321,11 @@ def _seat_voices(
         raise InvalidRequest(f"{where}.model", f"is needed: {section.strategy} asks questions ({kinds})")
     if section.model is not None:
         voices.append(Voice(path, section, strategy, _judge(section, section.model, asks, judge_of, f"{where}.model")))
-    for role, model in section.models.items():
-        judge = _judge(section, model, asks, judge_of, f"{where}.models.{role}")
-        voices.append(Voice(f"{path}.{role}", section, strategy, judge))
+    for role, given in section.models.items():
+        # What a role says about its judge counts before what its stage says.
+        own = section.model_copy(update={key: getattr(given, key) for key in given.model_fields_set - {"model"}})
+        judge = _judge(own, given.model, asks, judge_of, f"{where}.models.{role}")
+        voices.append(Voice(f"{path}.{role}", own, strategy, judge, role))
 
 
 def _judge(

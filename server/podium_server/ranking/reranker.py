@@ -84,6 +84,7 @@ class Reranker:
         deadline_at: float | None = None,
         warnings: tuple[Warned, ...] = (),
         on_snapshot: Callable[[Snapshot], None] | None = None,
+        on_ledger: Callable[[Ledger], None] | None = None,
     ) -> Outcome:
         """Rank the candidates of one request, in a place of its own among the running ones; see `rank`.
 
@@ -92,7 +93,9 @@ class Reranker:
 
         """
         with self.admitted():
-            return await self.rank(request, deadline_at=deadline_at, warnings=warnings, on_snapshot=on_snapshot)
+            return await self.rank(
+                request, deadline_at=deadline_at, warnings=warnings, on_snapshot=on_snapshot, on_ledger=on_ledger
+            )
 
     def admitted(self) -> _Admission:
         """Take a place among the running requests, for a `with`.
@@ -121,6 +124,7 @@ class Reranker:
         ledger_before: Ledger | None = None,
         warnings: tuple[Warned, ...] = (),
         on_snapshot: Callable[[Snapshot], None] | None = None,
+        on_ledger: Callable[[Ledger], None] | None = None,
     ) -> Outcome:
         """Rank the candidates of one request that was admitted.
 
@@ -130,13 +134,14 @@ class Reranker:
             ledger_before: of what was done for the request before (recall), to go on with.
             warnings: of whoever read the request, to go on with.
             on_snapshot: is shown every order on the way.
+            on_ledger: is given the ledger before anything is asked, to watch it grow.
 
         Raises:
             PodiumError: with `spent`, the ledger of what was used until then.
 
         """
         try:
-            return await self._rank(request, deadline_at, ledger_before, warnings, on_snapshot)
+            return await self._rank(request, deadline_at, ledger_before, warnings, on_snapshot, on_ledger)
         except PodiumError as error:
             # Refused before anybody was asked: the recall before it is on the bill all the same.
             if error.spent is None:
@@ -150,6 +155,7 @@ class Reranker:
         ledger_before: Ledger | None,
         warnings: tuple[Warned, ...],
         on_snapshot: Callable[[Snapshot], None] | None,
+        on_ledger: Callable[[Ledger], None] | None,
     ) -> Outcome:
         began = time.monotonic()
         pipeline = self.pipeline(request)
@@ -159,6 +165,8 @@ class Reranker:
             ledger.accounts = {**ledger_before.accounts, **ledger.accounts}
             ledger.critical_path_s = ledger_before.critical_path_s
             began -= ledger_before.wall_s
+        if on_ledger is not None:
+            on_ledger(ledger)
         case = _case(request, _earliest(began, request, deadline_at, reserve_s=0.0))
         execution = await self._execution(pipeline, pool_of(case))
         drive = Drive(
@@ -315,18 +323,23 @@ def _outcome(
         completion=drive.completion,
         cause=drive.cause.message if drive.cause is not None else "",
         ledger=ledger,
-        warnings=(*warnings, *_closing_warnings(drive, ledger)),
+        warnings=(*warnings, *_closing_warnings(pipeline, drive, ledger)),
         trace=tuple(drive.trace),
         pipeline=pipeline.name,
     )
 
 
-def _closing_warnings(drive: Drive, ledger: Ledger) -> list[Warned]:
+def _closing_warnings(pipeline: Pipeline, drive: Drive, ledger: Ledger) -> list[Warned]:
     """Return what the ledger shows that the caller should know."""
     total = ledger.total()
-    warnings = []
+    warnings: list[Warned] = []
     if drive.cause is not None:
         warnings.append(Warned("PARTIAL", drive.cause.message))
+    else:
+        warnings += [
+            Warned("STAGE_SKIPPED", f"{stage} asked nothing and left the order before it as it was")
+            for stage in pipeline.skipped(ledger)
+        ]
     if total.truncated_documents:
         warnings.append(Warned("TRUNCATED", f"{total.truncated_documents} documents were cut to what the model reads"))
     faults = {kind: count for kind, count in total.repairs.items() if kind in _MALFORMED and count}

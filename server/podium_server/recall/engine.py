@@ -155,7 +155,7 @@ class TokenVectors(Sequence[Floats]):
     """Token vectors of several passages, as they are stored and as floats.
 
     Args:
-        codes: (tokens of all, dim) int8.
+        codes: (tokens of all, width of a token's vector) int8.
         scales: (tokens of all,) float32; codes × scales are the vectors.
         offsets: (passages + 1,) where each passage's tokens begin.
 
@@ -523,7 +523,9 @@ class Engine:
         parts = [found.get(chunk, (b"", b"")) for chunk in chunks]
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(scales) // 4 for scales, _ in parts], out=offsets[1:])
-        codes = np.frombuffer(b"".join(codes for _, codes in parts), np.int8).reshape(-1, row.dim)
+        joined = np.frombuffer(b"".join(codes for _, codes in parts), np.int8)
+        # As wide as they were kept: a projection for late interaction is narrower than the vector that is searched.
+        codes = joined.reshape(-1, len(joined) // int(offsets[-1]) if offsets[-1] else row.dim)
         scales = np.frombuffer(b"".join(scales for scales, _ in parts), "<f4")
         return TokenVectors(codes, scales.astype(np.float32, copy=False), offsets)
 

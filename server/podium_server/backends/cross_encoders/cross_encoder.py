@@ -15,6 +15,9 @@ from podium_server.backends.encoders.encoder import Floats
 ScoreScale: TypeAlias = Literal["logit", "probability"]
 """What a model's number is. A logit is unbounded; a probability has had its sigmoid, and gets no second one."""
 
+PASSAGE_TOKENS_MIN = 16
+"""A query may not push a passage further out than that; it loses its own end first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:

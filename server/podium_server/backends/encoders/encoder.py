@@ -24,8 +24,9 @@ class Encoded:
 
     Args:
         vectors: (texts, dim) float32, each of length 1.
-        token_vectors: of each text (its tokens, dim) float32, each of length 1, without special tokens and without
-            the tokens of a prefix; (0, dim) for a text without tokens. None where not asked for.
+        token_vectors: of each text (its tokens, width) float32, each of length 1, without special tokens and without
+            the tokens of a prefix; (0, width) for a text without tokens. The width is `dim`, or that of the model's own
+            projection for late interaction. None where not asked for.
         tokens: of each text, how many tokens the model sees of it, special tokens and prefix included.
         truncated: of each text, whether the model did not see its end.
         prompt_tokens: tokens that went through the model for this call; less than the sum of `tokens` where a cache

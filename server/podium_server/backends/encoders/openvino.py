@@ -6,155 +6,68 @@ own longest text: on a few cores that is what decides the speed.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import queue
 import threading
 import time
-import tomllib
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
-from importlib.resources import files
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any
 
 import numpy as np
-import openvino
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
 
-from podium_server.backends.encoders.encoder import (
-    CHARACTERS_PER_TOKEN,
-    CHARACTERS_PER_TOKEN_AT_MOST,
-    Encoded,
-    Floats,
-    beginning,
-    unit,
-    well_formed,
+from podium_server.backends.encoders.encoder import Encoded, Floats, unit
+from podium_server.backends.openvino.bert import PROJECTED_OUTPUT
+from podium_server.backends.openvino.cards import read_card
+from podium_server.backends.openvino.runtime import (
+    MODEL_FILE,
+    Precision,
+    compiled,
+    failures,
+    hidden_states,
+    many_streams,
+    native_precision,
+    one_stream,
+    revision,
+    stepped,
 )
+from podium_server.backends.openvino.sources import resolve
+from podium_server.backends.openvino.tokens import TOKENIZER_FILE, Cut, Tokens
 from podium_server.backends.processors import usable_processors
-from podium_server.errors import BackendDown, ConfigInvalid
-
-Pooling: TypeAlias = Literal["mean", "cls"]
-
-MODEL_FILE = "openvino_model.xml"
-TOKENIZER_FILE = "tokenizer.json"
-CARD_FILE = "model.toml"
+from podium_server.errors import BackendDown
 
 _TEXTS_TOKENIZED_AT_A_TIME = 1024
 """Bounds the memory of a long list; sorted by length, so many hardly pad."""
 _PADDED_TOKENS_PER_BATCH = 1024
 _TEXTS_PER_BATCH = 64
-_LENGTH_STEP = 8
-"""Lengths are padded to a multiple of it. OpenVINO keeps what it prepared for every shape that it has met: a thousand
-documents grew the process by 150 MB with all lengths, by 125 MB with a step of 8, and took as long."""
 _WARM_QUERY_TOKENS = (8, 16, 24, 32)
 """Lengths that are prepared at start, in 50 ms or so, rather than at the expense of the first queries."""
 _QUERIES_AT_LOW_LATENCY = 8
 """More queries than that are a list of documents, as far as speed is concerned."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What must be known of a model beside its graph (`model.toml`).
-
-    Args:
-        max_tokens: the most that it sees of a text, special tokens and prefix included.
-        pooling: how a text's vector is made of its tokens'.
-        query_prefix: put before queries.
-        document_prefix: put before documents.
-
-    """
-
-    max_tokens: int
-    pooling: Pooling = "mean"
-    query_prefix: str = ""
-    document_prefix: str = ""
-
-    def __post_init__(self) -> None:
-        if self.pooling not in ("mean", "cls"):
-            raise ConfigInvalid(f"pooling is {self.pooling!r}; it must be 'mean' or 'cls'")
-        if self.max_tokens < 3:
-            raise ConfigInvalid(f"max_tokens is {self.max_tokens}; it must be 3 or more")
-
-
-def shipped_models() -> tuple[str, ...]:
-    """Return the names of the models that ship with Podium."""
-    return tuple(
-        sorted(entry.name for entry in files("podium_server.models").iterdir() if (entry / MODEL_FILE).is_file())
-    )
-
-
-def model_folder(model: str) -> Path:
-    """Return the folder of a shipped name, or `model` itself where it is a folder with an OpenVINO model.
-
-    Raises:
-        ConfigInvalid: with the shipped names and the files that a folder needs.
-
-    """
-    folder = Path(str(files("podium_server.models"))) / model if model in shipped_models() else Path(model)
-    missing = [name for name in (MODEL_FILE, TOKENIZER_FILE) if not (folder / name).is_file()]
-    if missing:
-        raise ConfigInvalid(
-            f"model {model!r} is not one that ships with Podium ({', '.join(shipped_models())}), and as a folder it "
-            f"lacks {' and '.join(missing)}"
-        )
-    return folder
-
-
-def read_card(folder: Path) -> ModelCard:
-    """Read `model.toml`, or where there is none the files that sentence-transformers writes.
-
-    Raises:
-        ConfigInvalid: there are neither, or what they say cannot be used.
-
-    """
-    if (folder / CARD_FILE).is_file():
-        try:
-            said = tomllib.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            return ModelCard(
-                max_tokens=int(said["max_tokens"]),
-                pooling=said.get("pooling", "mean"),
-                query_prefix=str(said.get("query_prefix", "")),
-                document_prefix=str(said.get("document_prefix", "")),
-            )
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ConfigInvalid(
-                f"{folder / CARD_FILE} cannot be read: {error!r}; it needs max_tokens at least"
-            ) from None
-    length = _json(folder / "sentence_bert_config.json").get("max_seq_length")
-    if length is None:
-        length = _json(folder / "config.json").get("max_position_embeddings")
-    if not isinstance(length, int):
-        raise ConfigInvalid(
-            f"{folder} has neither {CARD_FILE} nor sentence_bert_config.json; write a {CARD_FILE} with max_tokens"
-        )
-    prompts = _json(folder / "config_sentence_transformers.json").get("prompts") or {}
-    return ModelCard(
-        max_tokens=length,
-        pooling="cls" if _json(folder / "1_Pooling" / "config.json").get("pooling_mode_cls_token") else "mean",
-        query_prefix=prompts.get("query", ""),
-        document_prefix=prompts.get("document", prompts.get("passage", "")),
-    )
-
-
 class OpenVinoEncoder:
     """An encoder that OpenVINO runs on the processors of this machine (`backends.encoder.Encoder`).
 
     Args:
-        model: a shipped name, or a folder with `openvino_model.xml`, its `.bin` and `tokenizer.json`; `model.toml`, or
-            the files of sentence-transformers, say the rest.
+        model: what `backends.openvino.sources.resolve` takes: a shipped name, a folder (OpenVINO, ONNX, safetensors), a
+            name on the hub; `model.toml`, or the files of sentence-transformers, say the rest.
         name: the configured name.
         query_prefix: put before queries; None takes the model's own.
         document_prefix: put before documents; None takes the model's own.
         max_tokens: cut texts to that many tokens, where the model would see more.
         threads: that compute; None takes as many as there are processors for this process.
+        precision: that is computed in where numbers are not int8: "auto" is bfloat16 where the processor has it, else
+            float32.
 
     Raises:
-        ConfigInvalid: the folder has no usable model.
+        ConfigInvalid: there is no usable model.
 
+    Vectors for late interaction come from the output `token_vectors` where the graph has one (a projection, trained for
+    it, mostly narrower), else from the hidden states that are pooled.
     """
 
     has_token_vectors = True
@@ -168,8 +81,9 @@ class OpenVinoEncoder:
         document_prefix: str | None = None,
         max_tokens: int | None = None,
         threads: int | None = None,
+        precision: Precision = "auto",
     ) -> None:
-        folder = model_folder(model)
+        folder = resolve(model, kind="encoder")
         card = read_card(folder)
         self.name = model if name is None else name
         self._card = replace(
@@ -179,12 +93,17 @@ class OpenVinoEncoder:
             document_prefix=card.document_prefix if document_prefix is None else document_prefix,
         )
         self.max_tokens = self._card.max_tokens
-        self._tokens = _Tokens(folder / TOKENIZER_FILE, self.max_tokens)
+        self._tokens = Tokens(folder / TOKENIZER_FILE, self.max_tokens)
         self._engine: _Engine | None = _Engine(
-            folder / MODEL_FILE, threads=threads or usable_processors(), max_tokens=self.max_tokens
+            folder,
+            threads=threads or usable_processors(),
+            max_tokens=self.max_tokens,
+            precision=None if precision == "auto" else native_precision(precision),
         )
         self.dim = self._engine.dim
-        self.revision = _revision(folder, self._card)
+        self.token_dim = self._engine.token_dim
+        # What "auto" chooses is not part of it: a collection may be searched on another machine than it was made on.
+        self.revision = revision(folder, self._card, *([] if precision == "auto" else [precision]))
 
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode with all threads on one text after another; see `Encoder`."""
@@ -201,6 +120,13 @@ class OpenVinoEncoder:
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Return [start, end) of each token in code points of `text`, ascending, without special tokens or prefix."""
         return self._tokens.spans(text)
+
+    def inputs(self, texts: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """Return what the graph is given for a batch of documents, by name: what quantization is calibrated with."""
+        engine = self._engine
+        if engine is None:
+            raise BackendDown(f"the encoder {self.name!r} is closed")
+        return engine.padded(self._tokens(texts, self._card.document_prefix))
 
     def close(self) -> None:
         """Free the model once the calls under way have ended."""
@@ -219,7 +145,7 @@ class OpenVinoEncoder:
         if engine is None:
             raise BackendDown(f"the encoder {self.name!r} is closed")
         vectors = np.empty((len(texts), self.dim), np.float32)
-        of_tokens: list[Floats] = [np.empty((0, self.dim), np.float32)] * len(texts) if token_vectors else []
+        of_tokens: list[Floats] = [np.empty((0, self.token_dim), np.float32)] * len(texts) if token_vectors else []
         tokens: list[int] = []
         truncated: list[bool] = []
         tokenize_s = infer_s = 0.0
@@ -231,8 +157,8 @@ class OpenVinoEncoder:
             tokenized = time.perf_counter()
             # Closed here and now, not when the traceback of what `progress` raised is forgotten: it holds requests.
             with closing(engine.run(cut, low_latency=few)) as batches:
-                for chunk, hidden in batches:
-                    self._take(cut, chunk, hidden, vectors[start:], of_tokens, start)
+                for chunk, hidden, projected in batches:
+                    self._take(cut, chunk, hidden, projected, vectors[start:], of_tokens, start)
                     if progress is not None:
                         progress(len(chunk))
             tokenize_s += tokenized - begun
@@ -249,132 +175,62 @@ class OpenVinoEncoder:
 
     def _take(
         self,
-        cut: Sequence[_Cut],
+        cut: Sequence[Cut],
         chunk: Sequence[int],
         hidden: Floats,
+        projected: Floats,
         vectors: Floats,
         of_tokens: list[Floats],
         offset: int,
     ) -> None:
-        """Make vectors of one batch's hidden states (texts, tokens, dim), which are overwritten afterwards."""
+        """Make vectors of one batch's outputs (texts, tokens, dim), which are overwritten afterwards."""
         for row, i in enumerate(chunk):
             own = hidden[row, : len(cut[i].ids)]
             vectors[i] = own.mean(axis=0) if self._card.pooling == "mean" else own[0]
             if of_tokens:
-                of_tokens[offset + i] = unit(own[cut[i].content])
+                of_tokens[offset + i] = unit(projected[row, cut[i].content])
         vectors[chunk] = unit(vectors[chunk])
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """One text as the model sees it; `content` are the places of tokens that are neither special nor the prefix's."""
-
-    ids: list[int]
-    content: NDArray[np.intp]
-    truncated: bool
-
-
-class _Tokens:
-    """Makes tokens, quickly for texts of any length."""
-
-    def __init__(self, file: Path, max_tokens: int) -> None:
-        try:
-            self._tokenizer = Tokenizer.from_file(str(file))
-        # The library raises a bare Exception for a file that it cannot read, and has no other.
-        except Exception as error:  # noqa: BLE001
-            raise ConfigInvalid(f"{file} is not a tokenizer: {error}") from None
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(max_tokens)
-        # "[SEP]" within a text is five letters that somebody wrote, not the end of it.
-        self._tokenizer.encode_special_tokens = True
-        self._max_tokens = max_tokens
-        self._prefix_tokens: dict[str, int] = {"": 0}
-
-    def __call__(self, texts: Sequence[str], prefix: str) -> list[_Cut]:
-        of_prefix = self._prefix_tokens.get(prefix)
-        if of_prefix is None:
-            encoding = self._tokenizer.encode(prefix.rstrip(), add_special_tokens=False)
-            of_prefix = self._prefix_tokens[prefix] = len(encoding.ids)
-        cuts: list[_Cut | None] = [None] * len(texts)
-        left = range(len(texts))
-        characters = self._max_tokens * CHARACTERS_PER_TOKEN
-        at_most = self._max_tokens * CHARACTERS_PER_TOKEN_AT_MOST
-        while left:
-            heads = [well_formed(prefix + beginning(texts[i], characters)) for i in left]
-            again = []
-            for i, encoding in zip(left, self._encodings(heads), strict=True):
-                unread = len(texts[i]) > characters
-                # So few tokens in so many characters: blanks, or very long words. There may be more to see.
-                if unread and len(encoding.ids) < self._max_tokens and characters < at_most:
-                    again.append(i)
-                else:
-                    cuts[i] = _cut(encoding, of_prefix, unread=unread)
-            left = again  # type: ignore[assignment]
-            characters = at_most
-        return cast("list[_Cut]", cuts)
-
-    def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return where each token of the whole text stands, however long it is."""
-        whole = self._tokenizer.encode(text)
-        return [
-            span
-            for part in (whole, *whole.overflowing)
-            for span, special in zip(part.offsets, part.special_tokens_mask, strict=True)
-            if not special
-        ]
-
-    def _encodings(self, texts: list[str]) -> list[Encoding]:
-        if len(texts) == 1:  # spares the hand-over to the library's threads
-            return [self._tokenizer.encode(texts[0])]
-        encodings: list[Encoding] = self._tokenizer.encode_batch_fast(texts)
-        return encodings
-
-
-def _cut(encoding: Encoding, of_prefix: int, *, unread: bool) -> _Cut:
-    content = np.flatnonzero(np.asarray(encoding.special_tokens_mask) == 0)[of_prefix:]
-    return _Cut(encoding.ids, content, unread or bool(encoding.overflowing))
 
 
 class _Engine:
     """The model, compiled twice over the same weights: for many texts, and for one at a time."""
 
-    def __init__(self, file: Path, *, threads: int, max_tokens: int) -> None:
+    def __init__(self, folder: Path, *, threads: int, max_tokens: int, precision: str | None) -> None:
         self._max_tokens = max_tokens
-        core = openvino.Core()
-        try:
-            model = core.read_model(file)
-            self._many = core.compile_model(
-                model,
-                "CPU",
-                # One batch a thread: threads that share a batch wait for each other at every layer.
-                {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads},
-            )
-            self._one = core.compile_model(
-                model, "CPU", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": threads}
-            )
-        except RuntimeError as error:
-            raise ConfigInvalid(f"OpenVINO cannot load {file}: {error}") from None
+        said = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+        _, (self._many, self._one) = compiled(folder, many_streams(threads) | said, one_stream(threads) | said)
         self._inputs = tuple(port.get_any_name() for port in self._many.inputs)
-        self._output = _hidden_states(file, self._many)
-        self.dim = int(self._many.output(self._output).partial_shape[2].get_length())
+        self._output = hidden_states(folder / MODEL_FILE, self._many)
+        self._projected = next(
+            (place for place, port in enumerate(self._many.outputs) if PROJECTED_OUTPUT in port.get_names()),
+            self._output,
+        )
+        self.dim, self.token_dim = (
+            int(self._many.output(place).partial_shape[2].get_length()) for place in (self._output, self._projected)
+        )
         self._idle_many: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads + 1):  # one waits while the others compute
             self._idle_many.put(self._many.create_infer_request())
         self._idle_one = self._one.create_infer_request()
         self._one_at_a_time = threading.Lock()
-        with _failures():
+        with failures():
             for count in _WARM_QUERY_TOKENS:
                 if count <= max_tokens:
-                    self._idle_one.infer(self._padded([_Cut([0] * count, np.empty(0, np.intp), truncated=False)]))
+                    self._idle_one.infer(self.padded([Cut([0] * count, np.empty(0, np.intp), truncated=False)]))
 
-    def run(self, texts: Sequence[_Cut], *, low_latency: bool) -> Generator[tuple[list[int], Floats], None, None]:
-        """Yield (places in `texts`, hidden states (texts, tokens, dim)); valid until the next."""
+    def run(
+        self, texts: Sequence[Cut], *, low_latency: bool
+    ) -> Generator[tuple[list[int], Floats, Floats], None, None]:
+        """Yield (places in `texts`, hidden states, vectors for late interaction: (texts, tokens, dim)).
+
+        They are valid until the next.
+        """
         if low_latency:
             for place, text in enumerate(texts):
                 with self._one_at_a_time:
-                    with _failures():
-                        self._idle_one.infer(self._padded([text]))
-                    yield [place], self._idle_one.get_output_tensor(self._output).data
+                    with failures():
+                        self._idle_one.infer(self.padded([text]))
+                    yield [place], *self._outputs(self._idle_one)
             return
         # Nobody waits for a request while holding one, so that callers side by side cannot lock each other out.
         under_way: deque[tuple[Any, list[int]]] = deque()
@@ -385,8 +241,8 @@ class _Engine:
                     yield from self._finished(under_way)
                     request = self._idle(under_way)
                 under_way.append((request, places))
-                with _failures():
-                    request.start_async(self._padded([texts[i] for i in places]))
+                with failures():
+                    request.start_async(self.padded([texts[i] for i in places]))
             while under_way:
                 yield from self._finished(under_way)
         finally:
@@ -403,17 +259,21 @@ class _Engine:
         except queue.Empty:
             return None
 
-    def _finished(self, under_way: deque[tuple[Any, list[int]]]) -> Iterator[tuple[list[int], Floats]]:
+    def _finished(self, under_way: deque[tuple[Any, list[int]]]) -> Iterator[tuple[list[int], Floats, Floats]]:
         request, places = under_way[0]
-        with _failures():
+        with failures():
             request.wait()
-        yield places, request.get_output_tensor(self._output).data
+        yield places, *self._outputs(request)
         under_way.popleft()
         self._idle_many.put(request)
 
-    def _padded(self, texts: Sequence[_Cut]) -> dict[str, NDArray[np.int64]]:
+    def _outputs(self, request: Any) -> tuple[Floats, Floats]:
+        return request.get_output_tensor(self._output).data, request.get_output_tensor(self._projected).data
+
+    def padded(self, texts: Sequence[Cut]) -> dict[str, NDArray[np.int64]]:
+        """Return the graph's inputs, as long as the longest text (to a multiple of `LENGTH_STEP`)."""
         longest = max(len(text.ids) for text in texts)
-        ids = np.zeros((len(texts), min(-(-longest // _LENGTH_STEP) * _LENGTH_STEP, self._max_tokens)), np.int64)
+        ids = np.zeros((len(texts), stepped(longest, self._max_tokens)), np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             ids[row, : len(text.ids)] = text.ids
@@ -423,15 +283,7 @@ class _Engine:
         return {name: given.get(name, np.zeros_like(ids)) for name in self._inputs}
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise BackendDown(f"OpenVINO failed: {error}") from error
-
-
-def _batches(texts: Sequence[_Cut]) -> Iterator[list[int]]:
+def _batches(texts: Sequence[Cut]) -> Iterator[list[int]]:
     """Yield places in `texts`, the longest first, so that what is left at the end is short."""
     order = sorted(range(len(texts)), key=lambda i: -len(texts[i].ids))
     start = 0
@@ -440,31 +292,3 @@ def _batches(texts: Sequence[_Cut]) -> Iterator[list[int]]:
         count = max(1, min(_TEXTS_PER_BATCH, _PADDED_TOKENS_PER_BATCH // longest))
         yield order[start : start + count]
         start += count
-
-
-def _hidden_states(file: Path, model: Any) -> int:
-    """Return the place of the output (texts, tokens, dim) of a compiled model."""
-    ports = list(model.outputs)
-    for wanted in ("last_hidden_state", "token_embeddings", None):
-        for place, port in enumerate(ports):
-            if len(port.partial_shape) == 3 and (wanted is None or wanted in port.get_names()):
-                return place
-    raise ConfigInvalid(f"{file} has no output of token vectors (texts, tokens, dim); it has {ports}")
-
-
-def _revision(folder: Path, card: ModelCard) -> str:
-    said = hashlib.sha256(repr(card).encode())
-    for name in (MODEL_FILE, Path(MODEL_FILE).with_suffix(".bin").name, TOKENIZER_FILE):
-        with (folder / name).open("rb") as file:
-            said.update(hashlib.file_digest(file, "sha256").digest())
-    return said.hexdigest()[:16]
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ConfigInvalid(f"{file} is not JSON: {error}") from None
-    return said if isinstance(said, dict) else {}
