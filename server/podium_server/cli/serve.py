@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from podium_server.cli import options
-from podium_server.cli.app import Command
+from podium_server.cli.app import Command, say
 
 if TYPE_CHECKING:
     from podium_server.config import Config
@@ -19,24 +19,43 @@ if TYPE_CHECKING:
 @click.command(
     "serve",
     cls=Command,
-    epilog=options.example("podium serve --port 50051 --data-dir ./data\npodium serve --config podium.toml --port 0"),
+    epilog=options.example(
+        "podium serve --port 50051 --data-dir ./data\npodium serve --config podium.toml --workers 4"
+    ),
 )
 @options.config
 @click.option("--host", metavar="HOST", help="Name or address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), metavar="PORT", help="0 takes a free one.  [default: 50051]")
 @options.data_dir
-def command(config_path: Path | None, host: str | None, port: int | None, data_dir: Path | None) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    help="Processes that serve the port together; more than one have no collections.  [default: 1]",
+)
+def command(
+    config_path: Path | None, host: str | None, port: int | None, data_dir: Path | None, workers: int | None
+) -> None:
     """Serve over gRPC.
 
     Prints `listening on HOST:PORT` once it is ready. SIGTERM and Ctrl-C let running calls end, refuse new ones, and
     stop.
+
+    With several workers, each has its share of the processors, its own queues, limits of requests and caches in memory.
+    Rate limits of endpoints hold for all of them together. One that dies is told of and started again.
     """
     from podium_server import config
 
     loaded = config.load(config_path)
-    given = {"host": host, "port": port, "data_dir": data_dir}
+    given = {"host": host, "port": port, "data_dir": data_dir, "workers": workers}
     section = loaded.server.model_copy(update={key: value for key, value in given.items() if value is not None})
-    asyncio.run(_serve(loaded.model_copy(update={"server": section})))
+    loaded = loaded.model_copy(update={"server": section})
+    if section.workers == 1:
+        asyncio.run(_serve(loaded))
+        return
+    from podium_server.cli.workers import Workers
+
+    asyncio.run(Workers(loaded, _announce, say).run())
 
 
 async def _serve(config: Config) -> None:

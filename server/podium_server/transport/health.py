@@ -7,7 +7,7 @@ come later than the socket.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2
@@ -23,18 +23,20 @@ class Health:
 
     Args:
         ready: by name of a service, whether it can answer now.
+        optional: services that this server does not offer: they have a health of their own, and no part in the whole.
 
     """
 
-    def __init__(self, ready: Mapping[str, Callable[[], bool]]) -> None:
+    def __init__(self, ready: Mapping[str, Callable[[], bool]], *, optional: Collection[str] = ()) -> None:
         self.servicer: HealthServicer = health.aio.HealthServicer()
         self._ready = ready
+        self._optional = frozenset(optional)
         self._told: dict[str, bool] = {}
 
     async def look(self) -> None:
         """Tell how things are now."""
         now = {name: ready() for name, ready in self._ready.items()}
-        now[health.OVERALL_HEALTH] = all(now.values())
+        now[health.OVERALL_HEALTH] = all(ready for name, ready in now.items() if name not in self._optional)
         for name, ready in now.items():
             if self._told.get(name) is not ready:
                 self._told[name] = ready

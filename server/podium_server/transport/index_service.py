@@ -22,7 +22,7 @@ from podium_server.recall.store import CollectionRow, CollectionSettings
 from podium_server.transport import convert, documents, status
 from podium_server.transport.calls import Call
 from podium_server.transport.paging import page
-from podium_server.transport.served import Collections, Searcher
+from podium_server.transport.served import NO_STORE, Collections, Searcher
 
 _ERRORS_MAX = 1_000
 # An id that is too long is refused for it, and need not come back whole.
@@ -37,6 +37,7 @@ class IndexService:
     searcher: Searcher | None
     limits: Limits
     default_encoder: str
+    no_store: str = NO_STORE
 
     @property
     def store(self) -> Collections:
@@ -47,7 +48,7 @@ class IndexService:
 
         """
         if self.collections is None:
-            raise FailedPrecondition("this server has no store; start it with a data directory (server.data_dir)")
+            raise FailedPrecondition(self.no_store)
         return self.collections
 
     async def create_collection(

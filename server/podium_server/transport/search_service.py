@@ -17,7 +17,7 @@ from podium_server.recall.document import Document
 from podium_server.recall.retriever import RETRIEVERS, Hit
 from podium_server.transport import convert, documents, filters
 from podium_server.transport.calls import Call
-from podium_server.transport.served import Collections, Searcher
+from podium_server.transport.served import NO_STORE, Collections, Searcher
 
 _TOP_UNSET = 10
 
@@ -29,11 +29,12 @@ class SearchService:
     searcher: Searcher | None
     collections: Collections | None
     limits: Limits
+    no_store: str = NO_STORE
 
     async def search(self, message: wire.SearchRequest, call: Call) -> wire.SearchResponse:
         """Find documents of a collection, and put them in order."""
         if self.searcher is None or self.collections is None:
-            raise FailedPrecondition("this server has no store; start it with a data directory (server.data_dir)")
+            raise FailedPrecondition(self.no_store)
         query = validate.query(message.query, self.limits)
         top = convert.top_n(message) or _TOP_UNSET
         ranked = convert.ranked_request(message, query, (), self.limits)

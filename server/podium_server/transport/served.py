@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from podium_server.recall.store import CollectionRow, CollectionSettings
 
 
+NO_STORE = "this server has no store; start it with a data directory (server.data_dir)"
+ONE_OF_SEVERAL = (
+    "this server has several workers, and collections live in one process; start it with --workers 1 (server.workers), "
+    "or keep a server of its own for them"
+)
+
+
 class ModelCard(Protocol):
     """What the catalogue tells of a model."""
 

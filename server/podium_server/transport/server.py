@@ -11,7 +11,6 @@ import contextlib
 import gc
 import logging
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,9 +25,10 @@ from podium_server.transport.calls import Door
 from podium_server.transport.catalog_service import CatalogService
 from podium_server.transport.health import Health
 from podium_server.transport.index_service import IndexService
+from podium_server.transport.ports import check_free, shown
 from podium_server.transport.rerank_service import RerankService
 from podium_server.transport.search_service import SearchService
-from podium_server.transport.served import Podium
+from podium_server.transport.served import NO_STORE, ONE_OF_SEVERAL, Podium
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +44,34 @@ _LAST_TURN_S = 0.05
 
 
 class Server:
-    """One listening server over one Podium."""
+    """One listening server over one Podium.
 
-    def __init__(self, podium: Podium) -> None:
+    Args:
+        podium: what to serve.
+        shared: the port is one that several processes listen on, held by whoever started them (`ports.reserved`). A
+            store is one process's, so such a server has none, and says so.
+
+    """
+
+    def __init__(self, podium: Podium, *, shared: bool = False) -> None:
         self.podium = podium
+        self.shared = shared
         self.door = Door()
-        self.health = Health(
-            {
-                RERANK.full_name: lambda: podium.rerank_ready,
-                SEARCH.full_name: lambda: podium.rerank_ready and podium.index_ready,
-                INDEX.full_name: lambda: podium.index_ready,
-                CATALOG.full_name: lambda: True,
-            }
-        )
-        self._grpc = grpc.aio.server(options=_options(podium.limits))
+        ready = {
+            RERANK.full_name: lambda: podium.rerank_ready,
+            SEARCH.full_name: lambda: podium.rerank_ready and podium.index_ready,
+            INDEX.full_name: lambda: podium.index_ready,
+            CATALOG.full_name: lambda: True,
+        }
+        # What a server does not offer is no reason to send its callers away.
+        self.health = Health(ready, optional={SEARCH.full_name, INDEX.full_name} if shared else ())
+        no_store = ONE_OF_SEVERAL if shared else NO_STORE
+        self._grpc = grpc.aio.server(options=_options(podium.limits, shared=shared))
         servicers: dict[Any, object] = {
             RERANK: RerankService(podium.reranker, podium.limits),
-            SEARCH: SearchService(podium.searcher, podium.collections, podium.limits),
+            SEARCH: SearchService(podium.searcher, podium.collections, podium.limits, no_store),
             INDEX: IndexService(
-                podium.collections, podium.searcher, podium.limits, podium.config.server.default_encoder
+                podium.collections, podium.searcher, podium.limits, podium.config.server.default_encoder, no_store
             ),
             CATALOG: CatalogService(podium),
         }
@@ -81,18 +90,17 @@ class Server:
             ConfigInvalid: nobody can listen there.
 
         """
-        # An address of IPv6 has colons of its own.
-        shown = f"[{host}]" if ":" in host else host
-        _check_free(host, port)
+        if not self.shared:
+            check_free(host, port)
         try:
-            bound = self._grpc.add_insecure_port(f"{shown}:{port}")
+            bound = self._grpc.add_insecure_port(f"{shown(host)}:{port}")
         except RuntimeError as error:
-            raise ConfigInvalid(f"cannot listen on {shown}:{port}: {error}") from error
+            raise ConfigInvalid(f"cannot listen on {shown(host)}:{port}: {error}") from error
         await self.health.look()
         _spare_the_collector()
         await self._grpc.start()
         self._watch = asyncio.create_task(self.health.follow(), name="health")
-        return f"{shown}:{bound}"
+        return f"{shown(host)}:{bound}"
 
     async def drain(self, timeout_s: float) -> None:
         """Take no new calls, and wait for the running ones, but not for ever."""
@@ -117,7 +125,7 @@ class Server:
         await asyncio.sleep(_LAST_TURN_S)
 
 
-async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], None]) -> None:
+async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], None], *, shared: bool = False) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
@@ -125,12 +133,13 @@ async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], Non
         host: name or address to listen on.
         port: 0 takes any free one.
         ready: is told `host:port` once calls are answered.
+        shared: see `Server`.
 
     Raises:
         ConfigInvalid: nobody can listen there.
 
     """
-    server = Server(podium)
+    server = Server(podium, shared=shared)
     first, second = asyncio.Event(), asyncio.Event()
     with _signals(lambda: second.set() if first.is_set() else first.set()):
         address = await server.start(host, port)
@@ -161,12 +170,12 @@ def _signals(on_signal: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: Limits, *, shared: bool) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", limits.message_bytes),
         ("grpc.max_send_message_length", limits.message_bytes),
-        # Two servers on one port would each get half of the calls, and neither would say so.
-        ("grpc.so_reuseport", 0),
+        # Two servers on one port would each get half of the calls, and neither would say so, unless that is wanted.
+        ("grpc.so_reuseport", int(shared)),
         # A client whose machine has vanished is noticed in a minute and a half; its calls stop then.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 30_000),
@@ -184,22 +193,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _check_free(host: str, port: int) -> None:
-    """Say plainly why nobody can listen there; gRPC would print a page, and raise without the reason."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # As gRPC does: a port whose last owner is gone is free, even while its old connections time out.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise ConfigInvalid(
-            f"cannot listen on {host}:{port}: {error.strerror}. Stop what listens there, or choose another port "
-            "(server.port; 0 takes any free one)"
-        ) from error
 
 
 def _health_name() -> str:
