@@ -30,9 +30,12 @@ class Waiting:
             self.running -= 1
         return Ranked(given, (), (), "complete", Ledger())
 
+    def unfinished(self) -> Ledger:
+        return Ledger()
+
 
 def a_line(number: int) -> CandidateList:
-    return CandidateList(number, f"q{number}", "query", (), ())
+    return CandidateList(number, f"q{number}", "query", (), (), (), (), seal=number)
 
 
 def number_of(answer: Answer) -> int:
@@ -64,16 +67,19 @@ async def test_answers_are_written_in_the_order_of_the_lines() -> None:
 async def test_a_slow_head_holds_the_reading_back() -> None:
     read = Read(1000)
     written: list[Answer] = []
-    running = asyncio.create_task(Engine(Waiting({1: 60.0}), written.append, concurrency=5).run(iter(read)))
+    engine = Engine(Waiting({1: 60.0}), written.append, concurrency=5)
+    running = asyncio.create_task(engine.run(iter(read)))
     await asyncio.sleep(0.3)
 
     # Nine lists stand behind the head; the tenth place is the head's own.
     assert read.taken == 10
     assert written == []
+    assert sorted(number_of(answer) for answer in engine.unwritten()) == list(range(2, 11))
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert [number_of(answer) for answer in written] == list(range(2, 11))
+    # What is done behind it has to wait there: an answer that is written out of turn could not be gone on behind.
+    assert written == []
 
 
 async def test_no_list_is_at_work_after_an_interruption() -> None:
@@ -125,7 +131,8 @@ async def test_a_strict_job_stops_and_says_where() -> None:
         await Engine(Waiting(dict.fromkeys(range(3, 1000), 60.0)), written.append, strict=True).run(iter(given))
 
     assert stopped.value.answer.line == 2
-    assert [number_of(answer) for answer in written] == [1, 2]
+    # The failure itself is not written: the job that goes on begins with it.
+    assert [number_of(answer) for answer in written] == [1]
 
 
 async def test_an_error_of_the_reading_is_raised_after_what_was_read() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSED, BUDGET_SPENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS = {
     "serve": "Serve over gRPC.",
@@ -20,7 +20,14 @@ COMMANDS = {
     "index": "Put documents into a collection.",
     "search": "Ask a collection: recall, then a pipeline.",
     "rerank": "Put many lists of candidates in order.",
+    "label": "Have a pipeline, the teacher, label many lists.",
+    "export-labels": "Turn labels into what trainers read.",
+    "mine": "Find hard negatives for queries with positives, and drop the false ones.",
+    "synthesize": "Have a model write queries for a corpus that has none.",
+    "distil": "Train a small ranking model from labels, judgments and teachers.",
+    "optimize": "Make a model's numbers int8, and say what it loses and gains.",
     "estimate": "Quote questions, calls, tokens and money. Calls no model.",
+    "calibrate": "Set the thresholds of early-exit and selective from labelled lists.",
     "strategies": "List the ranking strategies that are installed, with their options.",
     "doctor": "Look for what would keep Podium from running well here.",
 }
@@ -49,7 +56,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = import_module(f"podium_server.cli.{cmd_name}")
+        module = import_module(f"podium_server.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
@@ -82,7 +89,10 @@ def cli() -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line and return its exit code: 0 done, 1 failed, 2 misused or misconfigured, 130 interrupted."""
+    """Run a command line and return its exit code.
+
+    0 done, 1 failed, 2 misused or misconfigured, 3 a job's budget is spent, 130 interrupted.
+    """
     context: click.Context | None = None
     try:
         with cli.make_context("podium", list(sys.argv[1:] if arguments is None else arguments)) as context:

@@ -27,6 +27,30 @@ data_dir = click.option(
 pipeline = click.option("--pipeline", metavar="NAME", help="Pipeline.  [default: the server's default]")
 
 
+_OF_A_JOB = (
+    click.option("--out", metavar="OUT", required=True, help="Where the lines go; `-` is standard output."),
+    click.option("--no-ledger", is_flag=True, help="Write no ledger of each line; the summary has the sums."),
+    config,
+    click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Read the first N lines of the input only."),
+    click.option(
+        "--concurrency", type=click.IntRange(1, 4096), default=64, metavar="N", help="Lines at work side by side."
+    ),
+    click.option("--job-max-cost-usd", type=click.FloatRange(min=0), metavar="USD", help="Of the whole job: money."),
+    click.option("--job-max-calls", type=click.IntRange(min=0), metavar="N", help="Of the whole job: calls to models."),
+    click.option("--job-max-tokens", type=click.IntRange(min=0), metavar="N", help="Of the whole job: tokens."),
+    click.option("--job-max-hours", type=click.FloatRange(min=0), metavar="H", help="Of the whole job: hours at work."),
+    click.option("--strict", is_flag=True, help="Stop at the first line that fails."),
+    click.option("--restart", is_flag=True, help="Begin anew, and throw away what an interrupted run has left."),
+)
+
+
+def of_a_job(function: FunctionT) -> FunctionT:
+    """Add the options that every job has which makes lines of lines."""
+    for option in reversed(_OF_A_JOB):
+        function = option(function)
+    return function
+
+
 def example(text: str) -> str:
     """Return an example for the end of a command's help, as it is written."""
     return "\b\nExample:\n" + "\n".join(f"  {line}" for line in text.strip().splitlines())

@@ -49,7 +49,7 @@ def command(
     import podium_client
     from podium_server.cli.local_server import target_or_local
     from podium_server.cli.remote import ledger_of
-    from podium_server.jobs.results import usage_record
+    from podium_server.jobs.ledgers import usage_record
 
     if target is not None and (data_dir is not None or config_path is not None):
         raise click.UsageError("--data-dir and --config are of a server that is started here; --target names another.")

@@ -3,32 +3,47 @@
 At most `2 × concurrency` lists exist at any time: at work, waiting for their turn to be written, or read ahead. A place
 is taken before a line is read and given back after its answer is written, so that neither a slow disk nor one slow list
 at the head makes memory grow.
+
+Lists side by side are also what fills the models' batches: every list asks its rounds as soon as they are ready, and
+whoever runs a model (a queue in front of a cross-encoder, vLLM in the process, an endpoint) merges what is asked at the
+same moment. `podium_strategies.drive.run_many` is the pure form of the same thing: one thread, one batch a tick, for a
+panel that answers at once; it is used where there is nothing to wait for (tests, forecasts, oracles).
+
+A ranker that asks nobody (`InstantRanker`) has nothing to wait for either: its lists are ranked where they stand, one
+after another, without a task for each; those of a file without the reader's thread, too (two threads that share one
+interpreter take longer than one).
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
+from podium_server.jobs.budget import BudgetSpent
 from podium_server.jobs.lists import BadLine, CandidateList, Line
-from podium_server.jobs.ranking import Answer, Failed, Ranker
+from podium_server.jobs.ranking import Answer, Failed, InstantRanker, Ranker
+from podium_server.jobs.reader import Reader
 
 INVALID_LINE = "INVALID_LINE"
 
+# Lists that are read ahead of an instant ranker, and those that it ranks before others (signals) get their turn.
+_INSTANT_PLACES = 1024
+_INSTANT_AT_ONCE = 64
+
 
 class ListFailed(Exception):
-    """A list failed in a job that stops at the first failure. It is written, and so is what was done before."""
+    """A list failed in a job that stops at the first failure. It is not written: what was done before is."""
 
     def __init__(self, answer: Failed) -> None:
         super().__init__(answer.message)
         self.answer = answer
 
 
-# Between two looks of the reading thread at whether the job has ended: shorter than anybody notices.
-_LOOK_S = 0.1
+Gate = Callable[[int], str]
+"""Is asked before a list begins, with the number of those at work; returns why it must not, or nothing."""
 
 
 @dataclass(slots=True)
@@ -40,6 +55,7 @@ class Engine:
         write: is given every answer, in the order of the input.
         concurrency: lists at work at the same time.
         strict: stop at the first list that fails, or line that is no list.
+        gate: of a budget.
 
     """
 
@@ -47,126 +63,140 @@ class Engine:
     write: Callable[[Answer], None]
     concurrency: int = 64
     strict: bool = False
+    gate: Gate | None = None
     _window: deque[asyncio.Task[Answer]] = field(init=False, default_factory=deque)
     _running: int = field(init=False, default=0)
     _moved: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _next: Line | None = field(init=False, default=None)
+    """A line that the gate has not let in yet."""
 
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError(f"concurrency is {self.concurrency}: at least 1")
 
-    async def run(self, lines: Iterator[Line]) -> None:
+    async def run(self, lines: Iterator[Line], *, from_file: bool = False) -> None:
         """Rank all lists. What was written when an error or a cancellation ends it stays written.
+
+        Args:
+            lines: to rank.
+            from_file: the next line is always there, as in a file, and not in a pipe.
 
         Raises:
             ListFailed: where the job is strict.
+            BudgetSpent: the gate let no more lists in. Those at work were finished.
             Exception: whatever `write` raises, and what is no `PodiumError` from the ranker.
-            asyncio.CancelledError: lists at work are cancelled first; those that were done are written.
+            asyncio.CancelledError: lists at work are cancelled first; those at the head that were done are written.
 
         """
-        reader = _Reader(lines, 2 * self.concurrency, self._moved)
+        instant = self.ranker if isinstance(self.ranker, InstantRanker) else None
+        if instant and from_file:
+            await self._rank_file(instant, lines)
+            return
+        reader = Reader(lines, _INSTANT_PLACES if instant else 2 * self.concurrency, self._moved)
         reader.start()
         try:
-            while True:
-                self._moved.clear()
-                self._write_finished(reader)
-                while self._running < self.concurrency and (line := reader.take()) is not None:
-                    self._begin(line)
-                if reader.exhausted and not self._window:
-                    break
-                if not (self._window and self._window[0].done()):
-                    await self._moved.wait()
+            await (self._rank_at_once(instant, reader) if instant else self._rank_side_by_side(reader))
             reader.check()
+        except asyncio.CancelledError:
+            # Nothing stands in the way of what is done at the head; what is done behind a gap has to wait there.
+            while self._window and _has_answer(self._window[0]):
+                self._write(self._window.popleft().result())
+            raise
         finally:
             reader.stop()
-            await self._wind_up()
+            for task in self._window:
+                task.cancel()
+            await asyncio.gather(*self._window, return_exceptions=True)
 
-    def _begin(self, line: Line) -> None:
-        self._running += 1
-        task = asyncio.create_task(self._answer(line))
-        task.add_done_callback(self._done)
-        self._window.append(task)
+    def unwritten(self) -> Iterator[Answer]:
+        """Yield the answers that wait for their turn to be written."""
+        for task in self._window:
+            if _has_answer(task):
+                yield task.result()
+
+    # --- one after another --------------------------------------------------------------------------------------
+
+    async def _rank_file(self, ranker: InstantRanker, lines: Iterator[Line]) -> None:
+        while some := list(islice(lines, _INSTANT_AT_ONCE)):
+            for line in some:
+                self._rank_now(ranker, line)
+            await asyncio.sleep(0)
+
+    def _rank_now(self, ranker: InstantRanker, line: Line) -> None:
+        if self.gate is not None and (refusal := self.gate(0)):
+            raise BudgetSpent(refusal)
+        self._write(ranker.rank_now(line) if isinstance(line, CandidateList) else _invalid(line))
+
+    async def _rank_at_once(self, ranker: InstantRanker, reader: Reader) -> None:
+        while True:
+            self._moved.clear()
+            for _ in range(_INSTANT_AT_ONCE):
+                if (line := reader.take()) is None:
+                    break
+                self._rank_now(ranker, line)
+                reader.give_back()
+            else:
+                await asyncio.sleep(0)
+                continue
+            if reader.exhausted:
+                return
+            await reader.wait()
+
+    # --- side by side -------------------------------------------------------------------------------------------
+
+    async def _rank_side_by_side(self, reader: Reader) -> None:
+        while True:
+            self._moved.clear()
+            self._write_finished(reader)
+            refusal = self._begin_what_may(reader)
+            if refusal and not self._window:
+                raise BudgetSpent(refusal)
+            if reader.exhausted and self._next is None and not self._window:
+                return
+            if not (self._window and self._window[0].done()):
+                if refusal or self._running >= self.concurrency or reader.exhausted:
+                    await self._moved.wait()
+                else:
+                    await reader.wait()
+
+    def _begin_what_may(self, reader: Reader) -> str:
+        """Begin as many lists as there are places for; return why no more may, if a budget says so."""
+        while self._running < self.concurrency:
+            self._next = self._next or reader.take()
+            if self._next is None:
+                break
+            if isinstance(self._next, CandidateList) and self.gate and (refusal := self.gate(self._running)):
+                return refusal
+            line, self._next = self._next, None
+            self._running += 1
+            task = asyncio.create_task(self._answer(line))
+            task.add_done_callback(self._done)
+            self._window.append(task)
+        return ""
 
     async def _answer(self, line: Line) -> Answer:
-        match line:
-            case CandidateList():
-                return await self.ranker.rank(line)
-            case BadLine():
-                return Failed(line.line, line.qid, INVALID_LINE, line.message)
+        return await self.ranker.rank(line) if isinstance(line, CandidateList) else _invalid(line)
 
     def _done(self, task: asyncio.Task[Answer]) -> None:
         self._running -= 1
         self._moved.set()
 
-    def _write_finished(self, reader: _Reader) -> None:
+    def _write_finished(self, reader: Reader) -> None:
         while self._window and self._window[0].done():
-            answer = self._window.popleft().result()
-            self.write(answer)
+            answer = self._window[0].result()
+            self._window.popleft()
+            self._write(answer)
             reader.give_back()
-            if self.strict and isinstance(answer, Failed):
-                raise ListFailed(answer)
 
-    async def _wind_up(self) -> None:
-        """Cancel what is at work, and write what was done behind it: it was paid for."""
-        tasks, self._window = list(self._window), deque()
-        finished = [task for task in tasks if task.done() and not task.cancelled() and task.exception() is None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for task in finished:
-            self.write(task.result())
+    def _write(self, answer: Answer) -> None:
+        if self.strict and isinstance(answer, Failed):
+            raise ListFailed(answer)
+        self.write(answer)
 
 
-class _Reader(threading.Thread):
-    """Reads lines ahead, as many as there are places. A daemon: a pipe that nobody writes to must not keep us alive."""
+def _has_answer(task: asyncio.Task[Answer]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
-    def __init__(self, lines: Iterator[Line], places: int, moved: asyncio.Event) -> None:
-        super().__init__(name="podium-job-reader", daemon=True)
-        self._lines = lines
-        self._places = threading.Semaphore(places)
-        self._loop = asyncio.get_running_loop()
-        self._moved = moved
-        self._read: deque[Line] = deque()
-        self._over = False
-        self._stopped = False
-        self._error: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            while self._place_taken() and (line := next(self._lines, None)) is not None:
-                self._read.append(line)
-                self._wake()
-        except Exception as error:  # noqa: BLE001  # raised again by `check`, where the job can see it
-            self._error = error
-        self._over = True
-        self._wake()
-
-    def _place_taken(self) -> bool:
-        while not self._stopped:
-            if self._places.acquire(timeout=_LOOK_S):
-                return not self._stopped
-        return False
-
-    def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._moved.set)
-        except RuntimeError:  # the loop is closed: the job has ended without us
-            self._stopped = True
-
-    def take(self) -> Line | None:
-        return self._read.popleft() if self._read else None
-
-    def give_back(self) -> None:
-        self._places.release()
-
-    @property
-    def exhausted(self) -> bool:
-        # The order of the two reads matters: the thread appends its last line before it says that it is over.
-        return self._over and not self._read
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    def check(self) -> None:
-        if self._error is not None:
-            raise self._error
+def _invalid(line: BadLine) -> Failed:
+    return Failed(line.line, line.qid, INVALID_LINE, line.message, seal=line.seal)

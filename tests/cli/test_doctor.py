@@ -1,0 +1,36 @@
+"""What a doctor says of cross-encoders: one that loads, and one that is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from podium_server import config
+from podium_server.cli.doctor import Health, examine
+from tests.cross_encoders import numpy_models
+
+SAID = """
+[models.well]
+backend = "cross-encoder"
+model = "{folder}"
+precision = "f32"
+[models.ill]
+backend = "cross-encoder"
+model = "{folder}-that-is-not-there"
+engine = "openvino"
+"""
+
+
+def test_cross_encoders_are_loaded_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PODIUM_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "podium.toml"
+    path.write_text(SAID.format(folder=numpy_models.cross_encoder(tmp_path / "model")), "utf-8")
+    assert config.load(path).models["well"].backend == "cross-encoder"
+    found = {finding.what: finding for finding in examine(path, tmp_path / "store")}
+    well, ill = found["model well"], found["model ill"]
+    assert well.health is Health.OK
+    assert "tokens/s" in well.told
+    assert well.told.endswith("gives a logit")
+    assert ill.health is Health.FAIL
+    assert "model-that-is-not-there" in ill.told
