@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-engines bench check setup setup-dev proto clean
+.PHONY: help demo test test-engines test-ray bench check setup setup-dev proto clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
 
@@ -31,8 +31,22 @@ test-engines: $(VENV)/.dev  ## every strategy through a real llama.cpp and a rea
 	tests/engines/setup.sh
 	PODIUM_ENGINES=1 $(BIN)/python -m pytest tests/engines
 
+test-ray: .venv-ray/.ready  ## a job on a Ray cluster of two workers, one of which is killed (the first time: 5 minutes, 1 GB)
+	RAY_USAGE_STATS_ENABLED=0 .venv-ray/bin/python -m pytest tests/ray
+
+.venv-ray/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e '.[ray]' pytest pytest-asyncio pytest-timeout
+	@touch $@
+
 bench: $(VENV)/.dev  ## speed and size beside named peers, one table (the first time builds the peers' environment)
 	$(BIN)/python bench/run.py
+
+bench-crossencoder: $(VENV)/.dev  ## cross-encoders beside named peers, one table (the first time builds five environments)
+	$(BIN)/python bench/crossencoder.py
+
+bench-serving: $(VENV)/.dev  ## a cross-encoder behind gRPC from 0.25 to 3 × its capacity, a table and a plot (10 minutes)
+	$(BIN)/python bench/serving.py
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, the contract
 	$(BIN)/ruff format --check .

@@ -200,7 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (ValueError, KeyError, TypeError) as error:
             self._refuse(HTTPStatus.BAD_REQUEST, f"no chat completion: {error!r}")
             return
-        reply = self.recording.reply(messages)
+        # What shows no passage is no window, but somebody who tries what this endpoint can do: little, and politely.
+        shown = any(LABEL.search(str(message.get("content") or "")) for message in messages)
+        reply = self.recording.reply(messages) if shown else "OK"
         if self.latency_s:
             time.sleep(self.latency_s)
         if reply is None:

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(not LISTS.exists(), reason="needs ../shared/data
 class Job:
     stats: dict[str, int]
     lines: list[dict]
+    usages: list[dict]
     ndcg: float
 
 
@@ -56,7 +57,8 @@ stages = [{{ strategy = "sliding-window", model = "judge", prompt = "{prompt}", 
         assert ended.returncode == 0, ended.stderr
         qrels = list(ir_measures.read_trec_qrels(str(QRELS)))
         measured = ir_measures.calc_aggregate([nDCG @ 10], qrels, ir_measures.read_trec_run(str(trec)))
-        return Job(ranker.stats(), [json.loads(line) for line in out.open()], measured[nDCG @ 10])
+        lines, ledgers = ([json.loads(line) for line in path.open()] for path in (out, tmp_path / "out.ledger.jsonl"))
+        return Job(ranker.stats(), lines, [ledger["usage"] for ledger in ledgers], measured[nDCG @ 10])
 
     return run
 
@@ -76,11 +78,10 @@ def test_a_recorded_ranker_scores_what_it_scored(
 
     assert job.stats == {"hits": 387, "misses": 0, "windows_asked": 387, "windows": 387}
     assert round(job.ndcg, 4) == ndcg
-    usages = [line["usage"] for line in job.lines]
     assert [line["completion"] for line in job.lines] == ["complete"] * 43
-    assert sum(usage["calls"] for usage in usages) == 387
-    assert {usage["rounds"] for usage in usages} == {9}
-    assert sum(usage.get("malformed_replies", 0) for usage in usages) == malformed
+    assert sum(usage["calls"] for usage in job.usages) == 387
+    assert {usage["rounds"] for usage in job.usages} == {9}
+    assert sum(usage.get("malformed_replies", 0) for usage in job.usages) == malformed
 
 
 def test_the_recorded_prompts_are_known_as_they_are() -> None:
