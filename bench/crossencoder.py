@@ -418,7 +418,7 @@ def failed(one: Measured) -> None:
     one.process.kill()
     one.process.wait()
     words = one.log.read_text().strip().splitlines()
-    one.failed = f"failed: {words[-1] if words else 'it said nothing'}"[:100]
+    one.failed = f"failed: {words[-1] if words else 'it said nothing'}"
 
 
 def ended(one: Measured) -> None:
@@ -456,7 +456,7 @@ def rows(
     for engine in engines:
         one = results[engine.name]
         if one.failed or not one.seconds:
-            table.append([engine.title, one.failed or "nothing was measured", *[""] * 6])
+            table.append([engine.title, "–", *[""] * 6])
             continue
         pairs_per_s, took = rate(one, lists), sorted(one.seconds)
         limit = results[f"limit-{engine.precision}"]
@@ -574,6 +574,9 @@ def report(
     reached = aims(shape, results, lists, gflop)
     for what, found, yes in reached:
         paper.print(f"  {what}: {found} [{'green' if yes else 'red'}]{'reached' if yes else 'missed'}[/]")
+    failures = [f"{name}: {one.failed}" for name, one in results.items() if one.failed]
+    for line in failures:
+        paper.print(f"  {line}", style="yellow", markup=False)
     versions = sorted({f"{k} {v}" for one in results.values() for k, v in one.versions.items()})
     paper.print("  " + ", ".join(versions), style="dim")
     return [
@@ -581,6 +584,7 @@ def report(
         f"| {' | '.join(titles)} |", f"|{' --- |' * len(titles)}",
         *(f"| {' | '.join(row)} |" for row in table), "",
         *(f"- {what}: {found}, {'reached' if yes else 'missed'}" for what, found, yes in reached),
+        *(f"- {line}" for line in failures),
         f"- {', '.join(versions)}",
     ]  # fmt: skip
 

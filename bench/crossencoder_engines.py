@@ -219,7 +219,7 @@ ENGINES: dict[str, tuple[Callable[[str], Score], tuple[str, ...]]] = {
     "podium-f32": (lambda folder: podium(folder, "f32"), ("podium", "openvino")),
     "podium-bf16": (lambda folder: podium(folder, "bf16"), ("podium", "openvino")),
     "podium-int8": (lambda folder: podium(f"{folder}/podium-int8", "auto"), ("podium", "openvino")),
-    "podium-torch": (podium_torch, ("podium", "sentence-transformers", "torch")),
+    "podium-torch": (podium_torch, ("sentence-transformers", "torch")),
     "limit-f32": (lambda folder: limit(folder, "f32"), ("openvino",)),
     "limit-bf16": (lambda folder: limit(folder, "bf16"), ("openvino",)),
     "limit-int8": (lambda folder: limit(folder, "int8"), ("openvino",)),

@@ -68,7 +68,7 @@ async def serve_podium() -> None:
 
 
 async def serve_echo() -> None:
-    from podium_server.transport.calls import Call
+    from podium_server.transport.door import Call
     from podium_server.transport.rerank_service import RerankService
 
     ranks = reranker()

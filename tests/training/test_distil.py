@@ -299,8 +299,8 @@ def test_the_server_s_own_engine_gives_a_late_student_s_scores(toys: Path) -> No
     assert asked.token_vectors is not None
     assert documents.token_vectors is not None
     late = maxsim(asked.token_vectors[0], list(documents.token_vectors))
-    assert late == pytest.approx((wanted["maxsim"] / 20).numpy(), abs=0.02)
-    assert documents.vectors @ asked.vectors[0] == pytest.approx((wanted["cosine"] / 20).numpy(), abs=0.02)
+    _agree(late, wanted["maxsim"] / 20)
+    _agree(documents.vectors @ asked.vectors[0], wanted["cosine"] / 20)
 
 
 @pytest.mark.parametrize("which", ["cross", "joint"])
@@ -311,7 +311,15 @@ def test_the_server_s_own_engine_gives_a_cross_encoder_s_scores(toys: Path, whic
     query, texts, wanted = _scored(toys / "out")
     engine = OpenVinoCrossEncoder(str(toys / "out"))
     scores = engine.score(engine.pairs(query, texts))
-    assert scores == pytest.approx(wanted["logit"].numpy(), abs=0.02 * float(wanted["logit"].abs().max()))
+    _agree(scores, wanted["logit"])
+
+
+def _agree(ours: Any, wanted: Any) -> None:
+    """Assert that scores are those of torch, as far as the engine's bfloat16 goes: far less than they differ by."""
+    theirs = wanted.numpy()
+    spread = float(theirs.max() - theirs.min())
+    assert spread > 0
+    assert float(abs(ours - theirs).max()) < max(0.1 * spread, 2e-3), (ours, theirs)
 
 
 def _scored(folder: Path) -> tuple[str, list[str], dict[str, Any]]:
@@ -321,3 +329,49 @@ def _scored(folder: Path) -> tuple[str, list[str], dict[str, Any]]:
     with torch.no_grad():
         scores = load_student(folder).eval()([Asked(row["query"], tuple(texts), 32, 8)], [], 4)[0][0]
     return row["query"], texts, scores
+
+
+def test_a_fusion_of_students_is_fitted_and_measured(toys: Path) -> None:
+    for which in ("late", "cross"):
+        distil(order(recipe(toys, which), toys / which), Silent())
+    text = f"""
+[[signal]]
+name = "maxsim"
+model = "{toys / "late"}"
+[[signal]]
+name = "cosine"
+model = "{toys / "late"}"
+voice = "cosine"
+[[signal]]
+name = "cross"
+model = "{toys / "cross"}"
+voice = "logit"
+[[signal]]
+name = "first"
+model = "first-stage"
+[[development]]
+path = "lists.jsonl"
+queries = 6
+[[development]]
+name = "all"
+path = "lists.jsonl"
+after = true
+"""
+    file = toys / "fusion.toml"
+    file.write_text(text)
+    result = distil(order(file, toys / "fused"), Silent())
+    voices = result.results["all"][1]
+    assert set(voices) == {"fused", "maxsim", "cosine", "cross", "first"}
+    assert voices["fused"].queries == 24
+    written_ = (toys / "fused" / "pipeline.toml").read_text()
+    assert 'method = "z-score"' in written_
+    assert "equal weights" in (toys / "fused" / "README.md").read_text()
+
+
+def test_a_fusion_s_unknown_voice_is_refused(toys: Path) -> None:
+    text = f'[[signal]]\nname = "a"\nmodel = "{toys / "start"}"\nvoice = "logit"\n'
+    text += f'[[signal]]\nname = "b"\nmodel = "{toys / "start"}"\n[[development]]\npath = "lists.jsonl"\n'
+    file = toys / "fusion.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigInvalid, match=r"has no voice 'logit' \(it has: .*maxsim"):
+        distil(order(file, toys / "fused"), Silent())

@@ -151,6 +151,5 @@ def _report(result: Result) -> None:
         )
     paper = look.stdout()
     paper.print(table)
-    paper.print(
-        f"{result.folder}: step {result.kept_step:,} of {result.steps:,} kept; README.md says the rest", soft_wrap=True
-    )
+    kept = f"step {result.kept_step:,} of {result.steps:,} kept; " if result.steps else ""
+    paper.print(f"{result.folder}: {kept}README.md says the rest", soft_wrap=True)

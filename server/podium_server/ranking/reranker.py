@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -14,7 +15,8 @@ from podium_server.config import PipelineSection, parse_stage
 from podium_server.errors import ConfigInvalid, InvalidRequest, NotFound, Overloaded, PodiumError, Unavailable
 from podium_server.judges.case import Case
 from podium_server.limits import Limits
-from podium_server.ranking.driver import Drive
+from podium_server.ranking.driver import Drive, Seat
+from podium_server.ranking.guard import Guard, Work
 from podium_server.ranking.pipeline import Estimate, JudgeMaker, Pipeline, build, estimate, pool_of
 from podium_server.ranking.request import Completion, Outcome, RankRequest, Snapshot, Warned
 from podium_strategies.drive import Execution
@@ -39,6 +41,7 @@ class Reranker:
         default_pipeline: used where a request names none.
         judge_of: gives the judges of inline pipelines.
         limits: of requests.
+        guards: stand around every request, the outermost first.
 
     """
 
@@ -46,6 +49,7 @@ class Reranker:
     default_pipeline: str
     judge_of: JudgeMaker
     limits: Limits
+    guards: Sequence[Guard] = ()
     draining: bool = field(init=False, default=False)
     running: int = field(init=False, default=0)
     refused: int = field(init=False, default=0)
@@ -167,6 +171,25 @@ class Reranker:
             began -= ledger_before.wall_s
         if on_ledger is not None:
             on_ledger(ledger)
+        work = Work(request, pipeline.name, ledger)
+        async with AsyncExitStack() as inside:
+            for guard in self.guards:
+                await inside.enter_async_context(guard(work))
+            outcome = await self._run(work, pipeline, seats, deadline_at, began, warnings, on_snapshot)
+            work.outcome = outcome
+        return outcome
+
+    async def _run(
+        self,
+        work: Work,
+        pipeline: Pipeline,
+        seats: Mapping[str, Seat],
+        deadline_at: float | None,
+        began: float,
+        warnings: tuple[Warned, ...],
+        on_snapshot: Callable[[Snapshot], None] | None,
+    ) -> Outcome:
+        request, ledger = work.request, work.ledger
         case = _case(request, _earliest(began, request, deadline_at, reserve_s=0.0))
         execution = await self._execution(pipeline, pool_of(case))
         drive = Drive(

@@ -29,6 +29,7 @@ from podium_server.training.recipe import (
     PAIRS_PER_STEP,
     Data,
     Development,
+    Fusing,
     Negatives,
     Recipe,
     found,
@@ -63,7 +64,7 @@ class Gathering:
 
     """
 
-    recipe: Recipe
+    recipe: Recipe | Fusing
     folders: tuple[Path, ...]
     cache: Path | None = None
     progress: Progress = lambda what, done, total: None
@@ -81,7 +82,8 @@ class Gathering:
         sets = [self._set(entry, remarks) for entry in self.recipe.development]
         for each in sets:
             held.add(each.lists)
-        streams = tuple(self._stream(at, entry, held, remarks) for at, entry in enumerate(self.recipe.data))
+        learnt = self.recipe.data if isinstance(self.recipe, Recipe) else ()
+        streams = tuple(self._stream(at, entry, held, remarks) for at, entry in enumerate(learnt))
         return Gathered(streams, tuple(sets), tuple(remarks))
 
     # --- to measure on ------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ class Gathering:
         if entry.most:
             examples = _at_most(examples, entry.most, f"{self.recipe.training.seed}/{at}")
         pairs = bool(examples) and all(len(example.documents) == 1 for example in examples)
-        default_loss = IN_BATCH if pairs and self.recipe.student.kind != "cross-encoder" else "kl"
+        default_loss = IN_BATCH if pairs and not self._reads else "kl"
         usual = PAIRS_PER_STEP if IN_BATCH in (entry.losses or {default_loss: 1.0}) else LISTS_PER_STEP
         queries = usual if entry.queries is None else entry.queries
         entry = entry.model_copy(update={"name": name, "loss": entry.loss or default_loss, "queries": queries})
@@ -154,7 +156,7 @@ class Gathering:
     def _with_negatives(
         self, entry: Data, name: str, pairs: list[Example], reading: Reading, remarks: list[str]
     ) -> tuple[Data, list[Example]]:
-        few = Negatives(documents=4, random=1) if self.recipe.student.kind == "cross-encoder" else Negatives()
+        few = Negatives(documents=4, random=1) if self._reads else Negatives()
         negatives = entry.negatives or few
         mined = mine(
             reading.examples, pairs, negatives, self._encoder(negatives), cache=self._cache(), progress=self.progress
@@ -166,6 +168,11 @@ class Gathering:
         if mined.without:
             remarks.append(f"{name}: {mined.without:,} of {len(pairs):,} pairs have no mined negative")
         return entry.model_copy(update={"negatives": negatives}), examples
+
+    @property
+    def _reads(self) -> bool:
+        """Whether the student reads query and passage together."""
+        return isinstance(self.recipe, Recipe) and self.recipe.student.kind == "cross-encoder"
 
     # --- both ---------------------------------------------------------------------------------------------------
 

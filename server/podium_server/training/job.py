@@ -10,7 +10,7 @@ from typing import Protocol
 
 from podium_server.errors import FailedPrecondition
 from podium_server.training.measures import Comparison
-from podium_server.training.recipe import load
+from podium_server.training.recipe import Fusing, load
 
 _NEEDED = ("torch", "transformers", "safetensors")
 
@@ -81,6 +81,10 @@ def distil(order: Order, watcher: Watcher) -> Result:
         raise FailedPrecondition(
             f"podium distil needs the extra train: pip install 'podium[train]' ({', '.join(missing)} not installed)"
         )
+    if isinstance(recipe, Fusing):
+        from podium_server.training.torch_fusion import fuse
+
+        return fuse(order, recipe, watcher)
     from podium_server.training.torch_job import Job
 
     return Job(order, recipe, watcher).run()

@@ -194,7 +194,7 @@ def _chosen(
     rank = 0
     for place, value in zip(order, values, strict=True):
         text = pool[place]
-        if text[:_BEGINNING] == beginning:
+        if text in positives or text[:_BEGINNING] == beginning:
             continue
         rank += 1
         if rank > negatives.ranks[1]:

@@ -28,6 +28,8 @@ TEXTS_PER_STEP_MAX = 2048
 LISTS_PER_STEP, PAIRS_PER_STEP = 4, 16
 """Where a recipe does not say. In a batch of pairs the others are the negatives, so it takes more of them."""
 
+FIRST_STAGE = "first-stage"
+
 DATA_VARIABLE = "PODIUM_DATA"
 
 
@@ -333,7 +335,49 @@ class Recipe(_Section):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
-def load(path: Path, *, steps: int | None = None) -> Recipe:
+class Signal(_Section):
+    """`[[signal]]`: a voice of a fusion."""
+
+    name: str
+    model: str
+    """The folder of a student, of any encoder, or `first-stage`: BM25 over the passages of each set, since such lists
+    have mostly no scores of their own. It is served as the first stage's."""
+    voice: Voice | None = None
+    """Which of its scores. Unset: a cross-encoder's logit, else MaxSim."""
+    weights: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+    """The points of the grid. Only ratios matter, so one signal may stay at 1."""
+
+    @field_validator("weights")
+    @classmethod
+    def _not_below_nothing(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if not weights or any(not 0 <= weight < float("inf") for weight in weights):
+            raise ValueError("weights are one or more numbers from 0 on")
+        return weights
+
+
+class Fusing(_Section):
+    """A recipe that trains nothing: the weights of a fusion, fitted on development lists."""
+
+    signal: tuple[Signal, ...]
+    development: tuple[Development, ...]
+    training: Training = Training()
+    """Of it: the seed, the threads, the precision."""
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Fusing:
+        names = [signal.name for signal in self.signal]
+        if len(set(names)) != len(names) or len(names) < 2:
+            raise ValueError("[[signal]]: two or more are needed, each with its own name")
+        if all(entry.after for entry in self.development):
+            raise ValueError("[[development]] is needed, lists that decide: one without after = true")
+        return self
+
+    def fingerprint(self) -> str:
+        """Return a hash of all that was said, defaults included."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+
+def load(path: Path, *, steps: int | None = None) -> Recipe | Fusing:
     """Read a recipe.
 
     Args:
@@ -357,17 +401,18 @@ def load(path: Path, *, steps: int | None = None) -> Recipe:
     return parse(given, where=str(path))
 
 
-def parse(given: Mapping[str, Any], *, where: str) -> Recipe:
-    """Validate a recipe that was read from `where`.
+def parse(given: Mapping[str, Any], *, where: str) -> Recipe | Fusing:
+    """Validate a recipe that was read from `where`; one with a `[[signal]]` is a fusion's.
 
     Raises:
         ConfigInvalid: one line a mistake.
 
     """
+    kind: type[Recipe] | type[Fusing] = Fusing if "signal" in given else Recipe
     try:
-        return Recipe.model_validate(given)
+        return kind.model_validate(given)
     except ValidationError as error:
-        raise ConfigInvalid("\n".join(f"{where}: {line}" for line in _mistakes(error))) from error
+        raise ConfigInvalid("\n".join(f"{where}: {line}" for line in _mistakes(error, kind))) from error
 
 
 def data_folders(recipe: Path, given: Path | None) -> tuple[Path, ...]:
@@ -394,13 +439,13 @@ def found(pattern: str, folders: tuple[Path, ...]) -> list[Path]:
     raise ConfigInvalid(f"there is no file {pattern!r} in {looked}; --data or ${DATA_VARIABLE} names the data's folder")
 
 
-def _mistakes(error: ValidationError) -> list[str]:
+def _mistakes(error: ValidationError, kind: type[BaseModel]) -> list[str]:
     lines = []
     for mistake in error.errors(include_url=False):
         key = ".".join(map(str, mistake["loc"]))
         match mistake["type"]:
             case "extra_forbidden":
-                known = _known_keys(mistake["loc"][:-1])
+                known = _known_keys(mistake["loc"][:-1], kind)
                 near = get_close_matches(str(mistake["loc"][-1]), known, n=1)
                 hint = f"; did you mean {near[0]!r}?" if near else ""
                 lines.append(f"{key}: no such key{hint} (known: {', '.join(known)})")
@@ -414,8 +459,7 @@ def _mistakes(error: ValidationError) -> list[str]:
     return lines
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    section: type[BaseModel] = Recipe
+def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
             section = _section_in(section.model_fields[part].annotation)

@@ -16,7 +16,7 @@ from podium_server.accounting.prices import Prices
 from podium_server.config import StageSection
 from podium_server.ranking.pipeline import Pipeline, Voice
 from podium_server.transport import convert
-from podium_server.transport.calls import Call
+from podium_server.transport.door import Call
 from podium_server.transport.paging import page
 from podium_server.transport.served import ModelCard, Podium
 from podium_strategies import registry

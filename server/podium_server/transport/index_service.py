@@ -20,7 +20,7 @@ from podium_server.recall.document import Document
 from podium_server.recall.engine import Acknowledged
 from podium_server.recall.store import CollectionRow, CollectionSettings
 from podium_server.transport import convert, documents, status
-from podium_server.transport.calls import Call
+from podium_server.transport.door import Call
 from podium_server.transport.paging import page
 from podium_server.transport.served import NO_STORE, Collections, Searcher
 

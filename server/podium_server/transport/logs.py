@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import TextIO
 
-from podium_server.transport.calls import current_call
+from podium_server.transport.door import current_call
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "trace_id", "taskName"}
 
@@ -29,7 +29,7 @@ class Correlated(logging.Filter):
 
 
 class Lines(logging.Formatter):
-    """`2026-01-02 03:04:05,678 INFO podium_server.transport.calls call method=/… code=OK took_ms=1.2 request_id=…`."""
+    """`2026-01-02 03:04:05,678 INFO podium_server.transport.door call method=/… code=OK took_ms=1.2 request_id=…`."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")

@@ -19,7 +19,7 @@ from podium_server.ranking.request import Outcome, RankRequest, Snapshot, Warned
 from podium_server.ranking.reranker import Reranker
 from podium_server.transport import convert, status
 from podium_server.transport.agreement import kendall_tau, overlap
-from podium_server.transport.calls import Call
+from podium_server.transport.door import Call
 
 _OVERLAP_AT = (1, 3, 5, 10)
 _OVERLAPS_MAX = 16

@@ -16,7 +16,7 @@ from podium_server.ranking.searcher import Found, SearchRequest
 from podium_server.recall.document import Document
 from podium_server.recall.retriever import RETRIEVERS, Hit
 from podium_server.transport import convert, documents, filters
-from podium_server.transport.calls import Call
+from podium_server.transport.door import Call
 from podium_server.transport.served import NO_STORE, Collections, Searcher
 
 _TOP_UNSET = 10

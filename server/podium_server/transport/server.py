@@ -11,7 +11,7 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grpc
@@ -20,9 +20,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from podium.v1 import catalog_service_pb2, index_service_pb2, rerank_service_pb2, search_service_pb2
 from podium_server.errors import ConfigInvalid
 from podium_server.limits import Limits
-from podium_server.transport import reflection
-from podium_server.transport.calls import Door
+from podium_server.transport import calls, reflection
 from podium_server.transport.catalog_service import CatalogService
+from podium_server.transport.door import Door, Guard
 from podium_server.transport.health import Health
 from podium_server.transport.index_service import IndexService
 from podium_server.transport.ports import check_free, shown
@@ -50,13 +50,14 @@ class Server:
         podium: what to serve.
         shared: the port is one that several processes listen on, held by whoever started them (`ports.reserved`). A
             store is one process's, so such a server has none, and says so.
+        guards: stand around every call, the outermost first.
 
     """
 
-    def __init__(self, podium: Podium, *, shared: bool = False) -> None:
+    def __init__(self, podium: Podium, *, shared: bool = False, guards: Sequence[Guard] = ()) -> None:
         self.podium = podium
         self.shared = shared
-        self.door = Door()
+        self.door = Door(guards)
         ready = {
             RERANK.full_name: lambda: podium.rerank_ready,
             SEARCH.full_name: lambda: podium.rerank_ready and podium.index_ready,
@@ -76,7 +77,10 @@ class Server:
             CATALOG: CatalogService(podium),
         }
         self._grpc.add_generic_rpc_handlers(
-            tuple(self.door.handlers(service, servicer) for service, servicer in servicers.items())
+            tuple(
+                calls.handler(self.door, service.full_name, self.door.offer(service, servicer))
+                for service, servicer in servicers.items()
+            )
         )
         names = [*(service.full_name for service in SERVICES), _health_name()]
         self._grpc.add_generic_rpc_handlers(reflection.handlers(names))
