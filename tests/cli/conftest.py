@@ -60,6 +60,7 @@ class Endpoint:
         self.at_once = 0
         self.at_once_most = 0
         self.latency_s = latency_s
+        self.refuses_after: int | None = None
         endpoint, lock = self, threading.Lock()
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -72,6 +73,13 @@ class Endpoint:
                     endpoint.at_once += 1
                     endpoint.at_once_most = max(endpoint.at_once_most, endpoint.at_once)
                 time.sleep(endpoint.latency_s)
+                if endpoint.refuses_after is not None and endpoint.calls >= endpoint.refuses_after:
+                    with lock:
+                        endpoint.at_once -= 1
+                    self.send_response(401)
+                    self.send_header("content-length", "0")
+                    self.end_headers()
+                    return
                 labels = str(asked.get("messages")).count("\\n[")
                 with lock:
                     endpoint.at_once -= 1

@@ -230,3 +230,41 @@ def test_strict_goes_on_with_the_line_that_was_mended(podium: Podium, tmp_path: 
     assert (first.returncode, second.returncode) == (1, 0), second.stderr
     assert "going on behind 3 lists" in second.stderr
     assert [line["qid"] for line in lines(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(5)]
+
+
+def test_an_outage_stops_the_job_and_no_list_is_given_up(
+    podium: Podium, tmp_path: Path, endpoint: Callable[[float], Endpoint]
+) -> None:
+    toy = endpoint(0.0)
+    toy.refuses_after = 20
+    config = toy.config(tmp_path / "podium.toml")
+    write_lists(tmp_path / "in.jsonl", [a_list(f"q{i}", 5) for i in range(60)])
+    command = ("rerank", "--config", config, "--pipeline", "judged", "in.jsonl", "--out", "out.jsonl")
+    command += ("--concurrency", 4, "--patience", 3)
+
+    stopped = podium(*command)
+    toy.refuses_after = None
+    gone_on = podium(*command)
+
+    assert stopped.returncode == 1
+    assert "3 lists in a row found nobody to answer (BACKEND_REFUSED" in stopped.stderr
+    assert "the same command goes on" in stopped.stderr
+    assert gone_on.returncode == 0, gone_on.stderr
+    assert [line["qid"] for line in lines(tmp_path / "out.jsonl")] == [f"q{i}" for i in range(60)]
+    assert not any("error" in line for line in lines(tmp_path / "out.jsonl"))
+
+
+def test_without_patience_to_lose_every_list_gets_its_error(
+    podium: Podium, tmp_path: Path, endpoint: Callable[[float], Endpoint]
+) -> None:
+    toy = endpoint(0.0)
+    toy.refuses_after = 0
+    config = toy.config(tmp_path / "podium.toml")
+    write_lists(tmp_path / "in.jsonl", [a_list(f"q{i}", 5) for i in range(30)])
+
+    ended = podium(
+        "rerank", "--config", config, "--pipeline", "judged", "in.jsonl", "--out", "out.jsonl", "--patience", 0
+    )
+
+    assert ended.returncode == 1
+    assert [line["error"]["reason"] for line in lines(tmp_path / "out.jsonl")] == ["BACKEND_REFUSED"] * 30

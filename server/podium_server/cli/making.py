@@ -13,7 +13,7 @@ import click
 from rich.markup import escape
 
 from podium_server.cli import console as look
-from podium_server.cli.reranking import _HOW_REACHED
+from podium_server.cli.reranking import HOW_REACHED
 from podium_server.cli.running import Files, JobRun
 from podium_server.compose import Podium
 from podium_server.config import Config, load
@@ -123,6 +123,7 @@ async def run(
         results=writer,
         concurrency=given["concurrency"],
         strict=given["strict"],
+        patience=given["patience"],
         job_budget=budget,
         restart=given["restart"],
         noun=noun,
@@ -177,7 +178,7 @@ def teacher_identity(config: Config, pipeline: str | None, *models: str) -> dict
         "pipeline": pipeline,
         "its stages": section.model_dump(mode="json", exclude={"description"}) if section is not None else {},
         "models": {
-            name: model.model_dump(mode="json", exclude=_HOW_REACHED)
+            name: model.model_dump(mode="json", exclude=HOW_REACHED)
             for name, model in config.models.items()
             if f'"{name}"' in told or name in models
         },

@@ -40,6 +40,13 @@ _OF_A_JOB = (
     click.option("--job-max-tokens", type=click.IntRange(min=0), metavar="N", help="Of the whole job: tokens."),
     click.option("--job-max-hours", type=click.FloatRange(min=0), metavar="H", help="Of the whole job: hours at work."),
     click.option("--strict", is_flag=True, help="Stop at the first line that fails."),
+    click.option(
+        "--patience",
+        type=click.IntRange(min=0),
+        default=20,
+        metavar="N",
+        help="Stop when N lines in a row found nobody to answer, and ask them again in the next run; 0 goes on.",
+    ),
     click.option("--restart", is_flag=True, help="Begin anew, and throw away what an interrupted run has left."),
 )
 

@@ -10,7 +10,7 @@ from rich.markup import escape
 from podium_server.accounting.ledger import Ledger
 from podium_server.cli import console as look
 from podium_server.jobs.budget import BudgetSpent
-from podium_server.jobs.engine import ListFailed
+from podium_server.jobs.engine import ListFailed, Outage
 from podium_server.jobs.ledgers import joined
 from podium_server.jobs.ranking import COMPLETE
 from podium_server.jobs.tally import Tally
@@ -72,6 +72,8 @@ def _tell_the_end(tally: Tally, ended: BaseException, kept_in: str) -> None:
         case ListFailed(answer=answer):
             qid = "" if answer.qid is None else f", qid {answer.qid}"
             why = f"stopped at line {answer.line}{qid} ({answer.reason}: {answer.message})"
+        case Outage(answer=answer, lists=lists):
+            why = f"stopped: {lists} lists in a row found nobody to answer ({answer.reason}: {answer.message})"
         case BudgetSpent():
             why = f"the job's budget is spent ({ended})"
             kept = kept and f"{kept} if its budget is larger"

@@ -75,6 +75,13 @@ podium rerank --pipeline recall - --out - < lists.jsonl"""
 @click.option("--job-max-tokens", type=click.IntRange(min=0), metavar="N", help="Of the whole job: tokens.")
 @click.option("--job-max-hours", type=click.FloatRange(min=0), metavar="H", help="Of the whole job: hours at work.")
 @click.option("--strict", is_flag=True, help="Stop at the first list that fails, or line that is no list.")
+@click.option(
+    "--patience",
+    type=click.IntRange(min=0),
+    default=20,
+    metavar="N",
+    help="Stop when N lists in a row found nobody to answer, and ask them again in the next run; 0 goes on.",
+)
 @click.option("--restart", is_flag=True, help="Begin anew, and throw away what an interrupted run has left.")
 def command(
     source: str,
@@ -100,6 +107,7 @@ def command(
     job_max_tokens: int | None,
     job_max_hours: float | None,
     strict: bool,
+    patience: int,
     restart: bool,
 ) -> int:
     r"""Put many lists of candidates in order.
@@ -108,7 +116,8 @@ def command(
     Parquet file with these columns (extra `parquet`); `-` is standard input. OUT gets one line a list, in the order of
     the input: {"qid", "ranking": [docid, …], "scores"?, "completion"}; .gz compresses, .parquet makes a table. A list
     that could not be ranked gets {"qid", "error": {"reason", "message"}} instead, and none in the TREC run. A line that
-    is no list is reported with its number. Either makes the exit code 1.
+    is no list is reported with its number. Either makes the exit code 1. Where nobody answers any more (a dead
+    endpoint, a revoked key), the job stops instead of writing errors (--patience).
 
     The files are written as OUT.part and take their names when they are whole. Whatever ends the job before (Ctrl-C, a
     crash, kill -9), the same command goes on with what is done and ends with the same bytes; chat models' verdicts of
@@ -147,6 +156,7 @@ def command(
         budget=Budget(max_cost_nano_usd=_nano(max_cost_usd), max_calls=max_calls, max_tokens=max_tokens),
         job_budget=JobBudget(_nano(job_max_cost_usd), job_max_calls, job_max_tokens, job_max_hours),
         strict=strict,
+        patience=patience,
         restart=restart,
     )
     job.prepare()

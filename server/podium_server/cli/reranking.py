@@ -25,7 +25,7 @@ __all__ = ["VERDICTS", "Files", "RerankJob"]
 DEFAULT_PIPELINE = "default"
 
 # Of a model's section: how it is reached, not what it answers. A job may go on with others.
-_HOW_REACHED = {
+HOW_REACHED = {
     "prices", "concurrency", "requests_per_minute", "tokens_per_minute", "queue", "attempts", "reply_wait_s",
     "base_url", "api_key_env", "cache_mib", "threads", "device", "batch",
 }  # fmt: skip
@@ -66,6 +66,7 @@ class RerankJob:
     budget: Budget
     job_budget: JobBudget
     strict: bool
+    patience: int
     restart: bool
     config: Config | None = field(init=False, default=None)
     source: lists.Source = field(init=False)
@@ -87,6 +88,7 @@ class RerankJob:
                 results=lambda outputs, tally: Results(outputs, tally, tag=f"podium-{self.name}"),
                 concurrency=self.concurrency,
                 strict=self.strict,
+                patience=self.patience,
                 job_budget=self.job_budget,
                 restart=self.restart,
             )
@@ -114,7 +116,7 @@ class RerankJob:
         section = self.config.pipelines.get(self.name)
         stages = section.model_dump(mode="json", exclude={"description"}) if section else {}
         models = {
-            name: model.model_dump(mode="json", exclude=_HOW_REACHED)
+            name: model.model_dump(mode="json", exclude=HOW_REACHED)
             for name, model in self.config.models.items()
             if f'"{name}"' in (section.model_dump_json() if section else "")
         }

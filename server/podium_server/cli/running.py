@@ -26,7 +26,7 @@ from podium_server.cli.app import BUDGET_SPENT, DONE, FAILED, INTERRUPTED
 from podium_server.cli.progress import Progress
 from podium_server.jobs import lists, sinks
 from podium_server.jobs.budget import BudgetSpent, JobBudget, Purse
-from podium_server.jobs.engine import Engine, ListFailed
+from podium_server.jobs.engine import Engine, ListFailed, Outage
 from podium_server.jobs.ledgers import joined
 from podium_server.jobs.outputs import Outputs
 from podium_server.jobs.ranking import Answer, Ranker
@@ -104,6 +104,7 @@ class JobRun:
         results: makes who writes the answers.
         concurrency: lists at work side by side.
         strict: stop at the first list that fails.
+        patience: stop when so many lists in a row found nobody to answer; 0 is never.
         job_budget: of all lists together.
         restart: throw away what an earlier run has left.
         noun: what the report calls an item.
@@ -123,6 +124,7 @@ class JobRun:
     strict: bool
     job_budget: JobBudget
     restart: bool
+    patience: int = 0
     noun: str = "list"
     did: str = "ranked"
     outputs: Outputs = field(init=False)
@@ -146,6 +148,7 @@ class JobRun:
             self._write,
             concurrency=self.concurrency,
             strict=self.strict,
+            patience=self.patience,
             gate=(lambda at_work: purse.refusal(at_work, known=self.tally.answered > 0)) if bounded else None,
         )
 
@@ -164,7 +167,7 @@ class JobRun:
                 self._progress.begin()
                 await self._engine.run(iter(self.source), from_file=self.source.is_file)
                 self._summarize("whole")
-        except (ListFailed, BudgetSpent, asyncio.CancelledError) as error:
+        except (ListFailed, Outage, BudgetSpent, asyncio.CancelledError) as error:
             ended = error
             self._summarize(_ENDS[type(error)])
         kept_in = self.outputs.written_to(OUT) if self.files.beside_out else ""
@@ -208,6 +211,7 @@ class JobRun:
 
 _ENDS: Mapping[type[BaseException], str] = {
     ListFailed: "failed",
+    Outage: "outage",
     BudgetSpent: "budget",
     asyncio.CancelledError: "interrupted",
 }

@@ -42,6 +42,20 @@ class ListFailed(Exception):
         self.answer = answer
 
 
+class Outage(Exception):
+    """Nobody answered so many lists in a row. They are not written, so that the next run asks them again."""
+
+    def __init__(self, answer: Failed, lists: int) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+        self.lists = lists
+
+
+# What the next list would meet, too, whatever is in it.
+_OF_AN_OUTAGE = frozenset(
+    {"BACKEND_DOWN", "BACKEND_REFUSED", "UNAVAILABLE", "UNAUTHENTICATED", "PERMISSION_DENIED", "QUOTA_EXCEEDED"}
+)
+
 Gate = Callable[[int], str]
 """Is asked before a list begins, with the number of those at work; returns why it must not, or nothing."""
 
@@ -55,6 +69,8 @@ class Engine:
         write: is given every answer, in the order of the input.
         concurrency: lists at work at the same time.
         strict: stop at the first list that fails, or line that is no list.
+        patience: stop when so many lists in a row found nobody to answer; 0 writes their errors and goes on. More than
+            the lists that are read ahead counts as so many.
         gate: of a budget.
 
     """
@@ -63,6 +79,7 @@ class Engine:
     write: Callable[[Answer], None]
     concurrency: int = 64
     strict: bool = False
+    patience: int = 0
     gate: Gate | None = None
     _window: deque[asyncio.Task[Answer]] = field(init=False, default_factory=deque)
     _running: int = field(init=False, default=0)
@@ -83,6 +100,7 @@ class Engine:
 
         Raises:
             ListFailed: where the job is strict.
+            Outage: nobody answered for as long as `patience` allows.
             BudgetSpent: the gate let no more lists in. Those at work were finished.
             Exception: whatever `write` raises, and what is no `PodiumError` from the ranker.
             asyncio.CancelledError: lists at work are cancelled first; those at the head that were done are written.
@@ -99,7 +117,7 @@ class Engine:
             reader.check()
         except asyncio.CancelledError:
             # Nothing stands in the way of what is done at the head; what is done behind a gap has to wait there.
-            while self._window and _has_answer(self._window[0]):
+            while self._window and _has_answer(self._window[0]) and not self._held(self._window[0].result()):
                 self._write(self._window.popleft().result())
             raise
         finally:
@@ -153,7 +171,7 @@ class Engine:
                 raise BudgetSpent(refusal)
             if reader.exhausted and self._next is None and not self._window:
                 return
-            if not (self._window and self._window[0].done()):
+            if not self._writable(reader):
                 if refusal or self._running >= self.concurrency or reader.exhausted:
                     await self._moved.wait()
                 else:
@@ -182,11 +200,34 @@ class Engine:
         self._moved.set()
 
     def _write_finished(self, reader: Reader) -> None:
-        while self._window and self._window[0].done():
-            answer = self._window[0].result()
-            self._window.popleft()
-            self._write(answer)
-            reader.give_back()
+        while count := self._writable(reader):
+            for _ in range(count):
+                # Out of the window first: what was handed to the writer is not unwritten any more.
+                self._write(self._window.popleft().result())
+                reader.give_back()
+
+    def _writable(self, reader: Reader) -> int:
+        """Return how many answers at the head can be written.
+
+        Lists that nobody answered wait for one that somebody did: an outage is a matter of the job, not of its lists.
+        """
+        patience = min(self.patience, self.concurrency)
+        failed = 0
+        for task in self._window:
+            if not task.done():
+                return 0
+            answer = task.result()
+            if not self._held(answer):
+                return failed + 1
+            failed += 1
+            if failed >= patience:
+                assert isinstance(answer, Failed)
+                raise Outage(answer, failed)
+        return failed if reader.exhausted and self._next is None else 0
+
+    def _held(self, answer: Answer) -> bool:
+        """Whether an answer may be of an outage, and is not written before the outage is over."""
+        return bool(self.patience) and isinstance(answer, Failed) and answer.reason in _OF_AN_OUTAGE
 
     def _write(self, answer: Answer) -> None:
         if self.strict and isinstance(answer, Failed):
