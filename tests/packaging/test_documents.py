@@ -15,7 +15,7 @@ from google.protobuf import json_format
 
 from podium.v1 import rerank_service_pb2
 from podium_server import config
-from podium_server.cli.app import COMMANDS
+from podium_server.cli.app import BROUGHT_BY, COMMANDS
 from podium_server.cli.local_server import local_server
 from podium_server.compose import Models, build_pipelines
 from podium_strategies.drive import run
@@ -42,7 +42,7 @@ def test_the_client_example_runs(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     order, completion, *stages = ended.stdout.splitlines()
     assert (order, completion) == ("(1, 0)", "complete")
-    assert len(stages) == 2
+    assert len(stages) == 3
 
 
 def test_the_grpcurl_example_is_a_request() -> None:
@@ -66,7 +66,7 @@ def test_the_configuration_example_is_one(tmp_path: Path) -> None:
 def test_every_command_that_is_shown_exists() -> None:
     for text in (README, CONTRIBUTING):
         assert set(re.findall(r"^podium (\w+)|`podium (\w+)", text, re.MULTILINE)) <= {
-            pair for name in COMMANDS for pair in ((name, ""), ("", name))
+            pair for name in (*COMMANDS, *BROUGHT_BY) for pair in ((name, ""), ("", name))
         }
     targets = (ROOT / "Makefile").read_text("utf-8")
     for target in re.findall(r"^make ([\w-]+)", README + CONTRIBUTING, re.MULTILINE):

@@ -76,4 +76,4 @@ def test_the_wheel_runs_without_the_sources(wheel: Path, tmp_path: Path) -> None
     # -P and -E: neither this folder nor the environment lends it anything of ours.
     ended = subprocess.run([sys.executable, "-P", "-E", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    assert '"questions": 200' in ended.stdout
+    assert '"pairs": 200' in ended.stdout

@@ -69,8 +69,8 @@ def kind_of(model: str) -> Kind:
     """
     folder = Path(model)
     if model in shipped_models():
-        return "encoder"
-    if not folder.exists() and _HUB_NAME.fullmatch(model):
+        folder = Path(str(files("podium_server.models"))) / model
+    elif not folder.exists() and _HUB_NAME.fullmatch(model):
         folder = _fetched(model)
     said = kind_said(folder)
     if said is not None:
