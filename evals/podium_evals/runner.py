@@ -1,121 +1,217 @@
-"""Runs pipelines over a suite, in this process, through the same reranker that serves requests."""
+"""Runs pipelines over a suite, through the same rankers that jobs use: in this process, or on servers."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from podium_evals.results import Ranking, Spent, System
+from podium_evals.results import FAILED, PIPELINE, Ranking, Spent, System
 from podium_evals.suite import Suite, Topic
-from podium_server import validate
 from podium_server.accounting.ledger import Ledger
-from podium_server.compose import Podium
 from podium_server.config import Config, StageSection
-from podium_server.errors import NotFound, PodiumError
-from podium_server.ranking.request import Budget, Outcome, RankRequest
-from podium_server.validate import GivenDocument
+from podium_server.errors import NotFound
+from podium_server.jobs.lists import CandidateList
+from podium_server.jobs.ranking import Answer, Failed, Ranker, local_ranker
+from podium_server.ranking.request import Budget
 from podium_strategies.prompts.prompt import MALFORMED, Repair
 
-Tell = Callable[[str, int, int], None]
-"""Is told a system's name, how many queries are done, and of how many."""
+Tell = Callable[[int, int], None]
+"""Is told how many queries are done, and of how many."""
 
 
-def _silent(system: str, done: int, of: int) -> None:
+def _silent(done: int, of: int) -> None:
     """Tell nobody."""
 
 
-async def run_systems(
-    suite: Suite,
-    config: Config,
-    pipelines: Sequence[str],
-    *,
-    concurrency: int = 1,
-    budget: Budget | None = None,
-    data_dir: Path | None = None,
-    tell: Tell = _silent,
-) -> list[System]:
-    """Run pipelines one after another, each over all queries.
+class Interrupted(Exception):
+    """A run that was ended from outside. `rankings` has what was answered by then."""
+
+    def __init__(self, rankings: tuple[Ranking, ...]) -> None:
+        super().__init__("interrupted")
+        self.rankings = rankings
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """Pipelines of a configuration, in this process.
+
+    Every pipeline gets models of its own, so that none finds what another has put into their caches.
+
+    Args:
+        config: whose pipelines and models they are.
+        budget: of each query.
+        data_dir: where chat models' verdicts are remembered; None asks anew.
+
+    """
+
+    config: Config
+    budget: Budget = field(default_factory=Budget)
+    data_dir: Path | None = None
+
+    async def check(self, pipelines: Sequence[str]) -> None:
+        """Refuse names that there are not.
+
+        Raises:
+            NotFound: no pipeline of that name, with the names that there are.
+
+        """
+        for name in pipelines:
+            if name not in self.config.pipelines:
+                raise NotFound("pipeline", name, tuple(self.config.pipelines))
+
+    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Return a pipeline's description, and each of its stages in a line."""
+        section = self.config.pipelines[name]
+        return section.description, tuple(_stage(stage) for stage in section.stages)
+
+    @contextlib.asynccontextmanager
+    async def ranker(self, name: str, concurrency: int) -> AsyncIterator[Ranker]:
+        """Load the pipeline's models, and hand out who ranks with them."""
+        from podium_server.compose import Podium
+
+        podium = Podium(_narrowed(self.config, name, concurrency), data_dir=self.data_dir, collections=False)
+        try:
+            await podium.start()  # the first query must not pay alone for loading the models
+            yield local_ranker(podium.reranker, name, self.budget, podium.limits)
+        finally:
+            await podium.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class There:
+    """Pipelines of servers that run elsewhere; latencies are theirs, without the network.
+
+    Args:
+        targets: HOST:PORT of each.
+        budget: of each query.
+
+    """
+
+    targets: tuple[str, ...]
+    budget: Budget = field(default_factory=Budget)
+
+    async def check(self, pipelines: Sequence[str]) -> None:
+        """Ask for names that there are not.
+
+        Raises:
+            NotFound: a server has no pipeline of that name.
+            Unavailable: no server answers.
+
+        """
+        for name in pipelines:
+            async with self.ranker(name, 1):
+                pass
+
+    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
+        """Return where the pipeline is."""
+        return f"{name} on {', '.join(self.targets)}", ()
+
+    @contextlib.asynccontextmanager
+    async def ranker(self, name: str, concurrency: int) -> AsyncIterator[Ranker]:
+        """Connect, and hand out who asks."""
+        from podium_server.cli.servers import ranking_servers
+
+        async with ranking_servers(self.targets, name, self.budget, concurrency) as servers:
+            yield servers
+
+
+Place = Here | There
+
+
+async def run_pipeline(
+    suite: Suite, place: Place, name: str, *, concurrency: int = 1, kind: str = PIPELINE, tell: Tell = _silent
+) -> System:
+    """Run a pipeline over all queries of a suite.
 
     Args:
         suite: with candidates.
-        config: whose pipelines and models they are.
-        pipelines: by name.
-        concurrency: queries at work at the same time. Above 1, local models share the processors, and the latencies
-            are those of a busy machine.
-        budget: of each query.
-        data_dir: where chat models' verdicts are remembered; None asks anew.
+        place: where the pipeline is.
+        name: of the pipeline.
+        concurrency: queries at work at the same time. Above 1, latencies are those of a busy machine.
+        kind: of the system.
         tell: is told after every query.
 
     Raises:
-        NotFound: no pipeline of that name, with the names that there are.
+        NotFound: no pipeline of that name.
+        PodiumError: nobody can be asked: a model cannot be loaded, a server cannot be reached.
+        Interrupted: the task was cancelled.
 
     """
-    missing = [name for name in pipelines if name not in config.pipelines]
-    if missing:
-        raise NotFound("pipeline", missing[0], tuple(config.pipelines))
-    podium = Podium(config, data_dir=data_dir, collections=False)
-    try:
-        await podium.start()  # the first query must not pay alone for loading the models
-        return [await _run(suite, podium, name, concurrency, budget or Budget(), tell) for name in pipelines]
-    finally:
-        await podium.aclose()
-
-
-async def _run(suite: Suite, podium: Podium, name: str, concurrency: int, budget: Budget, tell: Tell) -> System:
+    lists = [_list(number, topic) for number, topic in enumerate(suite.topics, start=1)]
+    answers: dict[int, Answer] = {}
     places = asyncio.Semaphore(concurrency)
-    done = 0
-    warnings: Counter[str] = Counter()
 
-    async def rank(topic: Topic) -> Ranking:
-        nonlocal done
+    async def rank(given: CandidateList) -> None:
         async with places:
-            ranking = await _rank(topic, podium, name, budget, warnings)
-        done += 1
-        tell(name, done, len(suite.topics))
-        return ranking
+            answers[given.line] = await ranker.rank(given)
+        tell(len(answers), len(lists))
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(rank(topic)) for topic in suite.topics]
-    section = podium.config.pipelines[name]
+    async with place.ranker(name, concurrency) as ranker:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for given in lists:
+                    group.create_task(rank(given))
+        except asyncio.CancelledError:
+            done = [number for number in range(1, len(lists) + 1) if number in answers]
+            raise Interrupted(tuple(_ranking(suite.topics[n - 1], answers[n]) for n in done)) from None
+    warnings = Counter(
+        warned.code for answer in answers.values() if not isinstance(answer, Failed) for warned in answer.warnings
+    )
+    description, stages = place.told(name)
     return System(
         name,
-        section.description,
-        tuple(_stage(stage) for stage in section.stages),
-        tuple(task.result() for task in tasks),
+        description,
+        stages,
+        tuple(_ranking(topic, answers[number]) for number, topic in enumerate(suite.topics, start=1)),
         tuple(f"{count:,} × {code}" for code, count in sorted(warnings.items())),
+        kind,
     )
 
 
-async def _rank(topic: Topic, podium: Podium, name: str, budget: Budget, warnings: Counter[str]) -> Ranking:
-    if not topic.candidates:
-        return Ranking(topic.qid, (), unchanged=True)
-    documents = [GivenDocument(*passage) for passage in topic.candidates]
-    try:
-        query = validate.query(topic.query, podium.limits)
-        candidates, mended = validate.documents(documents, podium.limits)
-        request = RankRequest(query, candidates, pipeline=name, budget=budget)
-        outcome = await podium.reranker.rerank(request, warnings=mended)
-    except PodiumError as error:
-        return Ranking(topic.qid, (), completion="failed", error=error.message)
-    warnings.update(warned.code for warned in outcome.warnings)
-    return _ranking(topic, outcome)
+def _narrowed(config: Config, name: str, concurrency: int) -> Config:
+    """Return the configuration with one pipeline and the models that it names, and limits that do not refuse us."""
+    section = config.pipelines[name]
+    said = section.model_dump_json()
+    return config.model_copy(
+        update={
+            "pipelines": {name: section},
+            "models": {key: model for key, model in config.models.items() if f'"{key}"' in said},
+            "collections": {},
+            "server": config.server.model_copy(update={"default_pipeline": name}),
+            "limits": config.limits.for_one_user(concurrency),
+        }
+    )
 
 
-def _ranking(topic: Topic, outcome: Outcome) -> Ranking:
+def _list(number: int, topic: Topic) -> CandidateList:
+    ids = tuple(passage.docid for passage in topic.candidates)
+    texts = tuple(passage.text for passage in topic.candidates)
+    return CandidateList(
+        number, topic.qid, topic.query, ids, ids, texts, tuple(passage.score for passage in topic.candidates)
+    )
+
+
+def _ranking(topic: Topic, answer: Answer) -> Ranking:
+    if isinstance(answer, Failed):
+        message = f"{answer.reason}: {answer.message}"
+        return Ranking(topic.qid, (), completion=FAILED, spent=spent_of(answer.ledger), error=message)
     return Ranking(
         topic.qid,
-        tuple(topic.candidates[place].docid for place in outcome.order),
-        tuple(outcome.scores[place] for place in outcome.order),
-        completion=outcome.completion.value,
-        spent=_spent(outcome.ledger),
-        unchanged=outcome.order == tuple(range(len(topic.candidates))),
-        error=outcome.cause,
+        tuple(topic.candidates[place].docid for place in answer.order),
+        tuple(answer.scores),
+        completion=answer.completion,
+        spent=spent_of(answer.ledger),
+        unchanged=tuple(answer.order) == tuple(range(len(topic.candidates))),
     )
 
 
-def _spent(ledger: Ledger) -> Spent:
+def spent_of(ledger: Ledger) -> Spent:
+    """Return what a ledger says that a query took."""
     total = ledger.total()
     return Spent(
         calls=total.calls,
@@ -128,6 +224,8 @@ def _spent(ledger: Ledger) -> Spent:
         retries=total.retries,
         cache_hits=total.cache_hits,
         truncated_documents=total.truncated_documents,
+        # Beside what replies were, `repairs` counts what was done about them.
+        replies=sum(total.repairs.get(repair.value, 0) for repair in Repair),
         malformed_replies=sum(total.repairs.get(repair.value, 0) for repair in MALFORMED),
         unreadable_replies=total.repairs.get(Repair.UNREADABLE.value, 0),
         cost_usd=None if total.cost_nano_usd is None else total.cost_nano_usd / 1e9,
@@ -139,7 +237,13 @@ def _spent(ledger: Ledger) -> Spent:
 def _stage(section: StageSection) -> str:
     words = [section.name or section.strategy]
     words += [f"{key} {value}" for key, value in section.options.items()]
-    words += [word for word in (section.model, section.scoring, section.prompt) if word]
+    words += [_named(model) for model in (section.model,) if model]
+    words += [word for word in (section.scoring, section.prompt) if word]
     words += [f"keep {section.keep}"] if section.keep else []
     inner = [_stage(voice) for voice in (*section.of, *((section.base,) if section.base else ()))]
     return ", ".join(words) + (f" of ({'; '.join(inner)})" if inner else "")
+
+
+def _named(model: Any) -> str:
+    """Return a model's name, or the names by role."""
+    return model if isinstance(model, str) else ", ".join(f"{role} {name}" for role, name in dict(model).items())

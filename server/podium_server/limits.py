@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 MIB = 1 << 20
+_ONE_DAY_S = 24 * 3600.0
 
 
 class Limits(BaseModel):
@@ -44,7 +45,27 @@ class Limits(BaseModel):
     """Pairs that wait for one cross-encoder. More: RESOURCE_EXHAUSTED; of one request: INVALID_ARGUMENT."""
     passages: int = Field(16, ge=1)
     """Of one document that a cross-encoder reads in passages. What lies behind them is counted as cut."""
+    shadow_requests: int = Field(4, ge=1)
+    """Requests that challengers rank in the shadow at the same time. More are left out of the experiment, and counted."""
+    shadow_s: float = Field(30.0, gt=0)
+    """Of one such request at most; the order that stands then counts."""
     deadline_reserve_ms: int = Field(20, ge=0)
     """Kept back from a call's deadline, to send the answer."""
     drain_s: float = Field(30.0, ge=0)
     """From SIGTERM until calls that still run are cancelled."""
+
+    def for_one_user(self, concurrency: int) -> Limits:
+        """Return limits that do not refuse a job's own lists.
+
+        Queues of a server keep strangers from each other, and send away whom they cannot serve soon. All lists of a job
+        are one user's, who waits for them; `concurrency` bounds those at work.
+        """
+        documents = concurrency * self.documents
+        return self.model_copy(
+            update={
+                "concurrent_requests": max(self.concurrent_requests, concurrency),
+                "encoder_queue": max(self.encoder_queue, documents),
+                "cross_encoder_pairs": max(self.cross_encoder_pairs, documents),
+                "cross_encoder_wait_s": _ONE_DAY_S,
+            }
+        )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podium_strategies.permutation import front
-from podium_strategies.plan import Plan, Question, Ranking, Scale, Strategy, within
+from podium_strategies.plan import Plan, Question, Ranking, Scale, StageFailed, Strategy, within
 from podium_strategies.pool import Pool
 
 
@@ -35,6 +35,8 @@ class Stage:
 @dataclass(frozen=True, slots=True)
 class Cascade(Strategy):
     """Runs stages in turn: each orders what the one before kept, and what was not kept stays behind, in its order.
+
+    A stage that nobody can answer (`StageFailed`) is left out: the next one goes on with the order that stands.
 
     The multi-stage ranking of arXiv 1910.14424.
     """
@@ -79,7 +81,10 @@ class Cascade(Strategy):
         if len(self.stages) == 1:
             # Nobody comes after it, so that nothing has to be kept, handed on or put together.
             (alone,) = self.stages
-            return (yield from within(alone.strategy.plan(pool), range(pool.n), role=alone.role))
+            try:
+                return (yield from within(alone.strategy.plan(pool), range(pool.n), role=alone.role))
+            except StageFailed as failed:
+                return Ranking(failed.order)
         order = tuple(range(pool.n))
         scores: list[float | None] = list(pool.scores) if pool.scores is not None else [None] * pool.n
         kept = pool.n
@@ -88,7 +93,11 @@ class Cascade(Strategy):
             known = [scores[item] for item in items]
             prior = tuple(score for score in known if score is not None)
             inner = pool.take(items, prior if len(prior) == len(items) else None)
-            ranking = yield from within(stage.strategy.plan(inner), items, rest, stage.role)
+            try:
+                ranking = yield from within(stage.strategy.plan(inner), items, rest, stage.role)
+            except StageFailed as failed:
+                # A following stage may still look at the scores that led here; they are not the last one's.
+                ranking = Ranking(failed.order, tuple(known) if stage is not self.stages[-1] else None)
             # Scores of two stages cannot be compared, so whoever was not scored by this one has none.
             scores = [None] * pool.n
             if ranking.scores is not None:

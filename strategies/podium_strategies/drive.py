@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from podium_strategies.permutation import is_permutation
-from podium_strategies.plan import Fork, Permutation, Plan, PlanError, Question, Ranking, Round, Until
+from podium_strategies.plan import Fork, Permutation, Plan, PlanError, Question, Ranking, Round, StageFailed, Until
 
 Panel: TypeAlias = Callable[[Sequence[Question[Any]]], Sequence[Any]]
 """Answers independent questions, in their order. The synchronous judge of tests, oracles and forecasts."""
@@ -130,6 +130,22 @@ class Execution:
         self._advance(branch, [branch.answers[i] for i in range(len(step.questions))])
         return True
 
+    def give_up(self) -> None:
+        """Say that nobody will answer what is asked now: whatever is open is dropped, and the plan goes on without it.
+
+        A cascade goes on with its next stage. Answers to what was asked before must not be brought any more.
+
+        Raises:
+            StageFailed: the plan cannot go on without.
+
+        """
+        failed = StageFailed(self.so_far)
+        self._ready.clear()
+        self._open.clear()
+        for child in self._root.children:
+            _close(child)
+        self._advance(self._root, failed)
+
     def close(self) -> None:
         """Stop: no more rounds, and every generator is closed. `so_far` stays."""
         self._last_order = self.so_far
@@ -154,7 +170,7 @@ class Execution:
         branch.answers, branch.round_cost = {}, 0.0
         branch.children, branch.waiting, branch.results, branch.latest = [], [], {}, None
         try:
-            step = branch.plan.send(value)
+            step = branch.plan.throw(value) if isinstance(value, StageFailed) else branch.plan.send(value)
         except StopIteration as stop:
             return self._returned(branch, stop.value)
         branch.step = step

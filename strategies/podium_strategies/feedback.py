@@ -32,8 +32,8 @@ class Feedback(Strategy):
 
     kinds = (Grade, Liken)
 
-    weight: float = 0.5
-    sharpness: float = 3.0
+    weight: float = 1.0
+    sharpness: float = 1.5
     top: int = 20
 
     def __post_init__(self) -> None:

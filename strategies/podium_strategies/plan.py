@@ -39,6 +39,19 @@ class PlanError(Exception):
     """
 
 
+class StageFailed(Exception):
+    """Thrown into a plan at a step that nobody will answer, for plans that can go on without what they asked for.
+
+    Args:
+        order: the whole order that stands then.
+
+    """
+
+    def __init__(self, order: Permutation) -> None:
+        super().__init__("a stage cannot be answered")
+        self.order = order
+
+
 class PlanTooLarge(ValueError):
     """The plan would ask more questions than its own limit allows. The message names both numbers and the option."""
 

@@ -156,18 +156,9 @@ def tell(sentences: Sequence[str]) -> None:
 
 
 def configured(path: Path | None, concurrency: int) -> Config:
-    """Return the configuration, with limits that do not refuse the job's own items.
-
-    A server's queues keep strangers from each other; all of these items are ours, and --concurrency bounds them.
-    """
+    """Return the configuration, with limits that do not refuse the job's own items."""
     loaded = load(path)
-    roomy = loaded.limits.model_copy(
-        update={
-            "concurrent_requests": max(loaded.limits.concurrent_requests, concurrency),
-            "encoder_queue": max(loaded.limits.encoder_queue, concurrency * loaded.limits.documents),
-        }
-    )
-    return loaded.model_copy(update={"limits": roomy})
+    return loaded.model_copy(update={"limits": loaded.limits.for_one_user(concurrency)})
 
 
 def teacher_identity(config: Config, pipeline: str | None, *models: str) -> dict[str, Any]:

@@ -135,15 +135,7 @@ class RerankJob:
         from podium_server import config
 
         loaded = config.load(self.config_path)
-        # Limits of a server's queues keep strangers from each other. All of these lists are ours, and the number of
-        # those at work is bounded by --concurrency already.
-        roomy = loaded.limits.model_copy(
-            update={
-                "concurrent_requests": max(loaded.limits.concurrent_requests, self.concurrency),
-                "encoder_queue": max(loaded.limits.encoder_queue, self.concurrency * loaded.limits.documents),
-            }
-        )
-        return loaded.model_copy(update={"limits": roomy})
+        return loaded.model_copy(update={"limits": loaded.limits.for_one_user(self.concurrency)})
 
     # --- who ranks ----------------------------------------------------------------------------------------------
 
