@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-engines test-ray bench check setup setup-dev proto clean
+.PHONY: help demo test test-engines test-ray test-clients bench evals check setup setup-dev proto clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
 
@@ -14,8 +14,8 @@ $(VENV)/.core: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+$(VENV)/.dev: pyproject.toml evals/pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -e evals
 	@touch $@ $(VENV)/.core
 
 setup: $(VENV)/.core      ## the core alone, into .venv
@@ -39,14 +39,23 @@ test-ray: .venv-ray/.ready  ## a job on a Ray cluster of two workers, one of whi
 	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -e '.[ray]' pytest pytest-asyncio pytest-timeout
 	@touch $@
 
+test-clients: $(VENV)/.dev  ## REST by the clients that are about, docs/clients.md's table (the first time: 10 minutes, 1.2 GB)
+	$(BIN)/python tests/clients/run.py
+
 bench: $(VENV)/.dev  ## speed and size beside named peers, one table (the first time builds the peers' environment)
 	$(BIN)/python bench/run.py
 
 bench-crossencoder: $(VENV)/.dev  ## cross-encoders beside named peers, one table (the first time builds five environments)
 	$(BIN)/python bench/crossencoder.py
 
+bench-peers: $(VENV)/.dev  ## beside rerankers, llm-rankers and rank_llm at one simulated judge, one table (the first time builds three environments)
+	$(BIN)/python bench/peers.py
+
 bench-serving: $(VENV)/.dev  ## a cross-encoder behind gRPC from 0.25 to 3 × its capacity, a table and a plot (10 minutes)
 	$(BIN)/python bench/serving.py
+
+evals: $(VENV)/.dev  ## which pipeline is worth its price: suites, recordings, simulated judge, peers, one report (30 minutes)
+	$(BIN)/podium eval all $(if $(PODIUM_DATA),--data $(PODIUM_DATA)) --out out/evals $(EVALS)
 
 check: $(VENV)/.dev  ## format, lint, types, import rules, the contract
 	$(BIN)/ruff format --check .

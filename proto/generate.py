@@ -24,7 +24,7 @@ from pathlib import Path
 from google.rpc import status_pb2
 
 ROOT = Path(__file__).resolve().parent
-PACKAGE = "podium/v1"
+PACKAGES = ("podium/v1", "podium/admin/v1")
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py", "*_pb2_grpc.pyi")
 SCRIPTS = sysconfig.get_path("scripts")
 
@@ -33,7 +33,9 @@ def protoc(source: Path, *options: str, pattern: str = "*.proto") -> None:
     """Run protoc over the contract that lies in `source`."""
     # google/protobuf comes with grpc_tools, google/rpc with googleapis-common-protos.
     includes = [source, files("grpc_tools") / "_proto", Path(status_pb2.__file__).parents[2]]
-    contract = sorted(str(path.relative_to(source)) for path in (source / PACKAGE).glob(pattern))
+    contract = sorted(
+        str(path.relative_to(source)) for package in PACKAGES for path in (source / package).glob(pattern)
+    )
     command = [sys.executable, "-m", "grpc_tools.protoc", *(f"-I{path}" for path in includes), *options, *contract]
     subprocess.run(command, check=True)
 
@@ -59,14 +61,15 @@ def buf(*arguments: str | Path) -> bool:
 
 
 def generated(folder: Path) -> set[str]:
-    """Return the names of the generated files in `folder`."""
-    return {path.name for pattern in GENERATED for path in (folder / PACKAGE).glob(pattern)}
+    """Return the paths of the generated files under `folder`."""
+    found = (path for package in PACKAGES for pattern in GENERATED for path in (folder / package).glob(pattern))
+    return {str(path.relative_to(folder)) for path in found}
 
 
 def stale(fresh: Path) -> list[str]:
-    """Return the names of committed files that are not what `fresh` has, are missing, or have no source any more."""
+    """Return the paths of committed files that are not what `fresh` has, are missing, or have no source any more."""
     names = sorted(generated(fresh) | generated(ROOT))
-    _, differing, missing = filecmp.cmpfiles(fresh / PACKAGE, ROOT / PACKAGE, names, shallow=False)
+    _, differing, missing = filecmp.cmpfiles(fresh, ROOT, names, shallow=False)
     return sorted(differing + missing)
 
 
@@ -86,7 +89,7 @@ def committed() -> Iterator[Path | str]:
     with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         tar.extractall(folder, filter="data")
         before = Path(folder)
-        yield before if any((before / PACKAGE).glob("*.proto")) else "the last commit has no contract"
+        yield before if any((before / PACKAGES[0]).glob("*.proto")) else "the last commit has no contract"
 
 
 def check() -> bool:
@@ -108,7 +111,7 @@ def check() -> bool:
         fresh.mkdir()
         generate(fresh)
         for name in stale(fresh):
-            print(f"proto/{PACKAGE}/{name} is stale: run `make proto`")
+            print(f"proto/{name} is stale: run `make proto`")
             fine = False
     return fine
 
@@ -123,9 +126,9 @@ def main() -> int:
         fresh = Path(folder)
         generate(fresh)  # whole before anything is replaced
         for name in generated(ROOT) - generated(fresh):
-            (ROOT / PACKAGE / name).unlink()
+            (ROOT / name).unlink()
         for name in generated(fresh):
-            shutil.copyfile(fresh / PACKAGE / name, ROOT / PACKAGE / name)
+            shutil.copyfile(fresh / name, ROOT / name)
     return 0
 
 

@@ -1,22 +1,52 @@
-"""What an evaluation found out: every system's order of every query, and what it took. Data only; JSON and back.
+"""What an evaluation found out: every system's order of every query, what it took, and the figures made of them.
 
-A report is drawn from this and from nothing else, so that it can be drawn again, later and elsewhere.
+Data only. `results_file.write` puts a `Results` into `results.json`, `results_file.read` gets the same value back; a
+report is drawn from that and from nothing else, so that it can be drawn again, later and elsewhere. The JSON has the
+names of the fields below, nested as they are, with these exceptions (all made so that texts stand in the file once):
+
+    {"format": "podium-evaluation/1",
+     "made": {"at": "2026-11-21T09:10:11Z", "command": "podium eval run …", "podium": "0.1.0", "seed": "0", …},
+     "main": "nDCG@10",
+     "evaluations": [                                            one a suite
+       {"suite": {"name", "warnings": [sentence],
+                  "texts": [text],
+                  "topics": [{"qid", "query", "candidates": [[docid, place in texts, first-stage score or null]]}],
+                  "qrels": {qid: {docid: grade}}},
+        "baseline": "first-stage",
+        "qids": [the judged queries; every system's values are in this order],
+        "references": [{"name", "measure", "value", "source"}],  published figures on the same lists
+        "systems": [
+          {"name", "kind", "description", "stages": [line], "warnings": [sentence],
+           "rankings": [{"qid", "docids", "scores", "completion", "spent": {…}, "unchanged", "error"}],
+           "values": {measure: [one a judged query]},
+           "summary": {…},                                       see `Summary`
+           "differences": {measure: {…}}}]}],                    see `Difference`; {} for the baseline itself
+     "sections": {"simulated": {…}, "peers": {…}, "published": […]},  as their makers define them
+     "missing": [{"what", "why"}],                               what was asked for and is not here
+     "timings": [{"what", "seconds"}]}
+
+Numbers are finite or null. An unknown price, and a time that means nothing (a recording's, a run file's), are null.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from podium_evals.suite import Suite
 
 FIRST_STAGE = "first-stage"
-"""The system that leaves every list as it came; the baseline of all others."""
+"""The system that leaves every list as it came; the baseline of all others where no other is named."""
 
-FORMAT = "podium-evaluation/1"
+PIPELINE, RECORDED, RUN_FILE = "pipeline", "recorded", "run"
+"""Kinds of systems: run here, so that all figures are its own; run here over a recorded model, so that times mean
+nothing; read from a run file, so that only the order is known."""
+
+COMPLETE, FAILED, UNANSWERED = "complete", "failed", "unanswered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +63,8 @@ class Spent:
     retries: int = 0
     cache_hits: int = 0
     truncated_documents: int = 0
+    replies: int = 0
+    """Of chat models, that were read; of these, `malformed_replies` lacked something, `unreadable_replies` all."""
     malformed_replies: int = 0
     unreadable_replies: int = 0
     cost_usd: float | None = 0.0
@@ -48,7 +80,7 @@ class Ranking:
         qid: of the query.
         docids: all candidates, best first; empty where it failed.
         scores: by rank; None where a candidate has none.
-        completion: `complete`, `partial_…`, or `failed`.
+        completion: `complete`, `partial_…`, `failed`, or `unanswered` (a run file without the query).
         spent: what it took.
         unchanged: the order is the first stage's.
         error: why it failed, as a sentence; empty where it did not.
@@ -58,10 +90,97 @@ class Ranking:
     qid: str
     docids: tuple[str, ...]
     scores: tuple[float | None, ...] = ()
-    completion: str = "complete"
+    completion: str = COMPLETE
     spent: Spent = field(default_factory=Spent)
     unchanged: bool = False
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """A mean over the judged queries, with the ends of its 95 % interval (bootstrap)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """System minus baseline, query by query.
+
+    Args:
+        mean: of the differences.
+        low: lower end of the 95 % interval of the mean (bootstrap, percentiles).
+        high: its upper end.
+        p: two-sided, of the sign-flip test; before correction.
+        wins: queries on which the system is better.
+        losses: on which it is worse.
+        ties: on which they are equal.
+        p_holm: corrected for all systems that are compared with the same baseline on the suite; None while it is not.
+
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    wins: int
+    losses: int
+    ties: int
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One system over one suite in figures. What it took and percentiles are over all queries that it was asked.
+
+    Args:
+        means: by measure, over the judged queries.
+        queries: that it was asked.
+        judged: of which so many are in the means.
+        failed: queries without an answer, which count as 0 in the means.
+        partial: queries that a budget or a deadline ended.
+        unchanged: share of answered queries whose order is the first stage's, from 0 to 1.
+        malformed: share of replies that had to be repaired; None where no replies were asked for.
+        unreadable: share of replies of which nothing could be read; None likewise.
+        calls: a query; None where it is not known what the system took, as all below.
+        rounds: a query: the length of the longest chain.
+        questions: a query.
+        pairs: a query, of cross-encoders.
+        prompt_tokens: a query.
+        cached_tokens: a query, of the prompt's.
+        output_tokens: a query.
+        retries: of all queries.
+        cost_usd: a query; None where a price is unknown.
+        latency_p50_s: median of the wall time; None where times mean nothing, as all below.
+        latency_p95_s: 95th percentile of the wall time.
+        critical_path_p50_s: median of the longest chain of answers, in the seconds of the models that gave them.
+        critical_path_p95_s: its 95th percentile.
+
+    """
+
+    means: Mapping[str, Mean]
+    queries: int
+    judged: int
+    failed: int = 0
+    partial: int = 0
+    unchanged: float = 0.0
+    malformed: float | None = None
+    unreadable: float | None = None
+    calls: float | None = None
+    rounds: float | None = None
+    questions: float | None = None
+    pairs: float | None = None
+    prompt_tokens: float | None = None
+    cached_tokens: float | None = None
+    output_tokens: float | None = None
+    retries: int | None = None
+    cost_usd: float | None = None
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    critical_path_p50_s: float | None = None
+    critical_path_p95_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +192,8 @@ class System:
         description: what it is, in a sentence.
         stages: each stage in a line (strategy, model, prompt).
         rankings: one a query, in the suite's order.
-        warnings: sentences.
+        warnings: sentences, each with a count.
+        kind: `pipeline`, `recorded` or `run`.
 
     """
 
@@ -82,11 +202,26 @@ class System:
     stages: tuple[str, ...]
     rankings: tuple[Ranking, ...]
     warnings: tuple[str, ...] = ()
+    kind: str = PIPELINE
+
+    def __post_init__(self) -> None:
+        if self.kind not in (PIPELINE, RECORDED, RUN_FILE):
+            raise ValueError(f"{self.name}: a system's kind is {PIPELINE}, {RECORDED} or {RUN_FILE}, not {self.kind!r}")
 
     @property
     def run(self) -> dict[str, tuple[str, ...]]:
-        """Return qid → docids, best first."""
+        """Return qid → docids, best first, of the queries that it answered."""
         return {ranking.qid: ranking.docids for ranking in self.rankings if ranking.docids}
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A published figure on the same lists. It is shown, not tested against: its values by query are not known."""
+
+    name: str
+    measure: str
+    value: float
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +230,76 @@ class Evaluation:
 
     Args:
         suite: with its texts and judgments.
-        systems: the first stage among them, first.
-        made: when, where and by which command, by name.
+        systems: the baseline among them.
+        qids: of the judged queries, in the suite's order.
+        values: by system, by measure: (queries,) float64 in the order of `qids`.
+        summaries: by system.
+        differences: by system, by measure, from the baseline; the baseline itself is not in it.
+        baseline: the name of the system that the others are compared with.
+        references: published figures.
 
     """
 
     suite: Suite
     systems: tuple[System, ...]
+    qids: tuple[str, ...]
+    values: Mapping[str, Mapping[str, NDArray[np.float64]]]
+    summaries: Mapping[str, Summary]
+    differences: Mapping[str, Mapping[str, Difference]]
+    baseline: str = FIRST_STAGE
+    references: tuple[Reference, ...] = ()
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures' names, in their order."""
+        return tuple(next(iter(self.values.values()), {}))
+
+    def system(self, name: str) -> System:
+        """Return a system by name.
+
+        Raises:
+            KeyError: there is none.
+
+        """
+        return {system.name: system for system in self.systems}[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What was asked for and is not in the results, and why, as a sentence."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long a part took."""
+
+    what: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """All that one command found out.
+
+    Args:
+        evaluations: one a suite.
+        main: the measure that tables and pictures begin with.
+        made: when, where and by which command, by name.
+        sections: further tables by name (`simulated`, `peers`), as their makers define them.
+        missing: what was asked for and is not here.
+        timings: of the parts.
+
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    main: str = "nDCG@10"
     made: Mapping[str, str] = field(default_factory=dict)
+    sections: Mapping[str, Any] = field(default_factory=dict)
+    missing: Sequence[Missing] = ()
+    timings: Sequence[Timing] = ()
 
 
 def first_stage(suite: Suite) -> System:
@@ -117,43 +314,3 @@ def first_stage(suite: Suite) -> System:
         for topic in suite.topics
     )
     return System(FIRST_STAGE, "The order in which the candidates came.", (), rankings)
-
-
-def write_run(system: System, path: Path) -> None:
-    """Write a TREC run; scores fall by 1 a rank, so that trec_eval keeps the order."""
-    with path.open("w", encoding="utf-8") as file:
-        for ranking in system.rankings:
-            for rank, docid in enumerate(ranking.docids, start=1):
-                file.write(f"{ranking.qid} Q0 {docid} {rank} {len(ranking.docids) - rank + 1} {system.name}\n")
-
-
-def write_system(system: System, path: Path) -> None:
-    """Write a system's rankings as JSON lines, the system itself in the first."""
-    heading: dict[str, Any] = {"format": FORMAT, "name": system.name, "description": system.description}
-    heading |= {"stages": list(system.stages), "warnings": list(system.warnings)}
-    lines: list[Mapping[str, Any]] = [heading, *(asdict(ranking) for ranking in system.rankings)]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-
-def read_system(path: Path) -> System:
-    """Read what `write_system` wrote.
-
-    Raises:
-        ValueError: the file is of another kind.
-
-    """
-    heading, *rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    if heading.get("format") != FORMAT:
-        raise ValueError(f"{path}: its first line is no heading of {FORMAT}")
-    return System(
-        heading["name"],
-        heading["description"],
-        tuple(heading["stages"]),
-        tuple(_ranking(row) for row in rows),
-        tuple(heading["warnings"]),
-    )
-
-
-def _ranking(row: Mapping[str, Any]) -> Ranking:
-    sequences: Mapping[str, Sequence[Any]] = {key: tuple(row[key]) for key in ("docids", "scores")}
-    return Ranking(**{**row, **sequences, "spent": Spent(**row["spent"])})

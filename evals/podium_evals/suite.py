@@ -5,7 +5,7 @@ A suite is read from
   judgments from a qrels file, or from the candidates' own `rel` where there is none;
 - a folder: `lists.jsonl[.gz]`, or a BEIR or TREC collection (`corpus.jsonl[.gz]`, `queries*.jsonl[.gz]` or `.tsv`,
   `qrels*` beside them or in `qrels/`, and a TREC run where there is one);
-- an ir_datasets name, `irds:beir/nfcorpus/dev`, on a machine that has a network.
+- an ir_datasets name, `ir_datasets:beir/nfcorpus/dev`, on a machine that has a network.
 
 A collection without lists is a corpus: `podium_evals.first_stage` makes its lists.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
-IRDS = "irds:"
+IRDS = "ir_datasets:"
 NOTED = 3
 """Names that a warning shows of those that it counts."""
 
@@ -82,7 +82,7 @@ def read_suite(source: str | Path, *, qrels: Path | None = None, name: str | Non
     """Read a suite.
 
     Args:
-        source: a file of lists, a folder, or `irds:NAME`.
+        source: a file of lists, a folder, or `ir_datasets:NAME`.
         qrels: judgments; None takes those beside or within the lists.
         name: unset, that of the file or folder.
 
@@ -113,9 +113,7 @@ def checked(suite: Suite) -> Suite:
     """
     twice = [qid for qid, count in Counter(topic.qid for topic in suite.topics).items() if count > 1]
     if twice:
-        raise SuiteError(
-            f"{suite.name}: {_listed(twice, 'query id')} more than once; each query needs an id of its own"
-        )
+        raise SuiteError(f"{suite.name}: {listed(twice, 'query id')} more than once; each query needs an id of its own")
     if not suite.topics:
         raise SuiteError(f"{suite.name}: has no queries")
     if not any(suite.qrels.get(topic.qid) for topic in suite.topics):
@@ -125,7 +123,7 @@ def checked(suite: Suite) -> Suite:
 
     def warn(topics: Sequence[str], what: str) -> None:
         if topics:
-            warnings.append(f"{_listed(topics, 'query', 'queries')} {what}")
+            warnings.append(f"{listed(topics, 'query', 'queries')} {what}")
 
     judged = [topic for topic in suite.topics if suite.qrels.get(topic.qid)]
     warn(
@@ -147,13 +145,24 @@ def checked(suite: Suite) -> Suite:
         if any(passage.score is not None and not math.isfinite(passage.score) for passage in topic.candidates)
     ]
     if odd:
-        raise SuiteError(f"{suite.name}: {_listed(odd, 'query', 'queries')} with a first-stage score that is no number")
+        raise SuiteError(f"{suite.name}: {listed(odd, 'query', 'queries')} with a first-stage score that is no number")
     for topic in suite.topics:
         doubled = [docid for docid, count in Counter(p.docid for p in topic.candidates).items() if count > 1]
         if doubled:
-            raise SuiteError(f"{suite.name}: query {topic.qid}: {_listed(doubled, 'candidate')} more than once")
+            raise SuiteError(f"{suite.name}: query {topic.qid}: {listed(doubled, 'candidate')} more than once")
     known = {topic.qid: suite.qrels.get(topic.qid, {}) for topic in suite.topics}
     return replace(suite, qrels=MappingProxyType(known), warnings=tuple(warnings))
+
+
+def limited(suite: Suite, queries: int | None) -> Suite:
+    """Return the suite with its first so many queries that have judgments, and says so; None leaves it whole."""
+    judged = suite.judged_topics
+    if queries is None or len(judged) <= queries:
+        return suite
+    kept = judged[:queries]
+    note = f"the first {queries:,} of {len(judged):,} judged queries"
+    graded = {topic.qid: suite.qrels[topic.qid] for topic in kept}
+    return replace(suite, topics=kept, qrels=MappingProxyType(graded), warnings=(*suite.warnings, note))
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -282,10 +291,10 @@ def _with_run(name: str, queries: Mapping[str, str], corpus: Mapping[str, str], 
     others = [qid for qid in run if qid not in queries]
     if len(others) == len(run):
         raise SuiteError(f"{run_file}: is a run over other queries: none of its {len(run)} is in the suite")
-    warnings = [f"{_listed(others, 'query', 'queries')} of the run are not in the suite: ignored"] if others else []
+    warnings = [f"{listed(others, 'query', 'queries')} of the run are not in the suite: ignored"] if others else []
     unknown = [docid for qid in queries for docid, _ in run.get(qid, ()) if docid not in corpus]
     if unknown:
-        raise SuiteError(f"{run_file}: {_listed(unknown, 'document')} not in the corpus")
+        raise SuiteError(f"{run_file}: {listed(unknown, 'document')} not in the corpus")
     topics = tuple(
         Topic(qid, text, tuple(Passage(docid, corpus[docid], score) for docid, score in run.get(qid, ())))
         for qid, text in queries.items()
@@ -374,7 +383,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
         yield io.TextIOWrapper(stream, encoding="utf-8")
 
 
-def _listed(names: Sequence[str], one: str, several: str = "") -> str:
+def listed(names: Sequence[str], one: str, several: str = "") -> str:
     """Return `3 queries (a, b, c)`, with the first few of the names."""
     shown = ", ".join(map(str, names[:NOTED])) + (", …" if len(names) > NOTED else "")
     return f"{len(names):,} {one if len(names) == 1 else several or one + 's'} ({shown})"

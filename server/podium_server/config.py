@@ -6,8 +6,10 @@ unless the file has one of the same name.
 
 from __future__ import annotations
 
+import os
+import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
@@ -25,11 +27,14 @@ from pydantic import (
     model_validator,
 )
 
+from podium_server.access.sections import AccessSection, Tenants, TlsSection
 from podium_server.accounting.prices import Prices
 from podium_server.errors import ConfigInvalid, known_names
-from podium_server.limits import Limits
+from podium_server.limits import MIB, Limits
 
 RETRIEVERS = ("bm25", "vector")
+# What ends in -bin are bytes, in gRPC.
+_METADATA_KEY = re.compile(r"[a-z0-9_.-]{1,128}(?<!-bin)")
 
 
 class _Section(BaseModel):
@@ -43,6 +48,8 @@ class PricesSection(_Section):
     cached_usd_per_mtok: float | None = Field(None, ge=0, allow_inf_nan=False)
     output_usd_per_mtok: float | None = Field(None, ge=0, allow_inf_nan=False)
     usd_per_call: float | None = Field(None, ge=0, allow_inf_nan=False)
+    usd_per_search_unit: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """Of rerank endpoints that bill by searches (Cohere)."""
     compute_usd_per_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
     version: str = ""
 
@@ -51,8 +58,31 @@ class PricesSection(_Section):
         return Prices(**self.model_dump())
 
 
+class BreakerSection(_Section):
+    """`breaker` of a model: when a backend that fails is asked no more, and how it is tried again."""
+
+    failures: int = Field(5, ge=1)
+    """In a row, of rounds: then it is asked no more."""
+    rate: float = Field(0.5, gt=0, le=1)
+    """Or this part of the rounds within `window_s`, of which there are `rounds` at least."""
+    rounds: int = Field(20, ge=1)
+    window_s: float = Field(30.0, gt=0)
+    open_s: float = Field(5.0, gt=0)
+    """Until it is tried again, with one round; doubled while that fails."""
+    open_s_max: float = Field(60.0, gt=0)
+    hung_s: float = Field(10.0, gt=0)
+    """A round that a deadline ended after so long without any answer is a failure, too."""
+
+    @model_validator(mode="after")
+    def _grows(self) -> BreakerSection:
+        if self.open_s_max < self.open_s:
+            raise ValueError(f"open_s_max is {self.open_s_max:g}, which is less than open_s, {self.open_s:g}")
+        return self
+
+
 class _Model(_Section):
     prices: PricesSection = PricesSection()
+    breaker: BreakerSection = BreakerSection()
 
 
 class _EncoderModel(_Model):
@@ -112,16 +142,18 @@ class CrossEncoderModel(_Model):
         return self
 
 
-def key_variable(configured: str | None, base_urls: Sequence[str]) -> str | None:
+def key_variable(
+    configured: str | None, base_urls: Sequence[str], *, home: str = "api.openai.com", usual: str = "OPENAI_API_KEY"
+) -> str | None:
     """Return the environment variable that holds an endpoint's key; None where none is sent.
 
-    The usual variable is read for OpenAI's own address alone: its key must not reach an endpoint that merely speaks
-    the same protocol.
+    The usual variable is read for the provider's own address alone: its key must not reach an endpoint that merely
+    speaks the same protocol.
     """
     if configured is not None:
         return configured or None
-    own = all(urlsplit(url).hostname == "api.openai.com" for url in base_urls)
-    return "OPENAI_API_KEY" if own else None
+    own = all(urlsplit(url).hostname == home for url in base_urls)
+    return usual if own else None
 
 
 class OpenAIEmbeddingsModel(_EncoderModel):
@@ -174,8 +206,54 @@ class VllmModel(_Model):
     """Arguments of vLLM's `AsyncEngineArgs`."""
 
 
+class RerankApiModel(_Model):
+    """A model behind somebody else's rerank endpoint: Cohere, Jina, Voyage, TEI, infinity, vLLM, or another Podium."""
+
+    backend: Literal["rerank-api"]
+    dialect: Literal["cohere-v2", "cohere-v1", "jina", "voyage", "tei", "infinity", "vllm"]
+    model: str = ""
+    """As the endpoint calls it. TEI serves one, and is told none."""
+    base_url: str | tuple[str, ...] | None = None
+    """One endpoint, or several that serve the same model; the dialect's path is added. Unset: the provider's own."""
+    api_key_env: str | None = None
+    """The environment variable with the key. Unset: CO_API_KEY, JINA_API_KEY or VOYAGE_API_KEY at the provider's own
+    address, and none anywhere else."""
+    documents: int | None = Field(None, ge=1)
+    """Of one request; more are split. Unset: what the provider documents (Cohere and Voyage 1,000, infinity 2,048,
+    TEI 32 as it is delivered), and 1,000 for Jina and vLLM, which say nothing."""
+    tokens_per_request: int | None = Field(None, ge=1)
+    """Likewise, the query counted once a document. Unset: 600,000 for Voyage, and no bound for the others."""
+    max_tokens: int | None = Field(None, ge=8)
+    """Of a document that the model reads. Longer ones are cut and counted. Unset: the endpoint cuts, and does not say
+    so."""
+    tokenizer: str | None = None
+    """Folder, file or hub name of the model's tokenizer. Unset: tokens are estimated, from above."""
+    scores: Literal["probability", "logit", "cosine"] | None = None
+    """What the endpoint's scores are, where they are not the dialect's usual ones, which are probabilities."""
+    concurrency: int = Field(8, ge=1)
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    attempts: int = Field(4, ge=1, le=20)
+    reply_wait_s: float = Field(60.0, gt=0)
+    queue: int = Field(1_000, ge=1)
+
+    @model_validator(mode="after")
+    def _named(self) -> RerankApiModel:
+        if not self.model and self.dialect != "tei":
+            raise ValueError(f"model is not set, and an endpoint that speaks {self.dialect!r} is told one")
+        if self.base_url in (None, ()) and self.dialect in ("tei", "infinity", "vllm"):
+            raise ValueError(f"base_url is not set, and {self.dialect!r} is served by whoever runs it")
+        return self
+
+
 Model: TypeAlias = Annotated[
-    OpenVinoModel | SentenceTransformersModel | OpenAIEmbeddingsModel | CrossEncoderModel | OpenAIModel | VllmModel,
+    OpenVinoModel
+    | SentenceTransformersModel
+    | OpenAIEmbeddingsModel
+    | CrossEncoderModel
+    | OpenAIModel
+    | VllmModel
+    | RerankApiModel,
     Field(discriminator="backend"),
 ]
 
@@ -218,7 +296,7 @@ class RoleSection(_Section):
     constrained: Literal["auto", "never", "always"] = "auto"
     long_documents: LongDocuments = LongDocumentsSection()
     score: Literal["logit", "probability"] | None = None
-    """Of a cross-encoder; unset is what the model gives."""
+    """Of a cross-encoder or a rerank endpoint; unset is what it gives."""
     max_output_tokens: int | None = Field(None, ge=1)
 
 
@@ -238,6 +316,8 @@ class StageSection(BaseModel):
     scoring: Literal["cosine", "late-interaction"] | None = None
     """How an encoder grades."""
     keep: int | None = Field(None, ge=1)
+    on_failure: Literal["fail", "skip"] = "fail"
+    """Where its model fails: the request does, too (or has the order so far), or the next stage goes on from there."""
     weight: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Of a voice in a fusion."""
     of: tuple[StageSection, ...] = ()
@@ -249,7 +329,7 @@ class StageSection(BaseModel):
     constrained: Literal["auto", "never", "always"] = "auto"
     long_documents: LongDocuments = LongDocumentsSection()
     score: Literal["logit", "probability"] | None = None
-    """Of a cross-encoder; unset is what the model gives."""
+    """Of a cross-encoder or a rerank endpoint; unset is what it gives."""
     max_output_tokens: int | None = Field(None, ge=1)
 
     @field_validator("models", mode="before")
@@ -265,6 +345,69 @@ class StageSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+class ChallengerSection(_Section):
+    """`challenger` of a pipeline: another one that ranks a share of its live requests, to find out which is better.
+
+    A challenger in the shadow whose model runs in this process shares its processors with everybody else; one that
+    must not be felt is better served by an endpoint of its own.
+    """
+
+    pipeline: str
+    share: float = Field(0.1, gt=0, le=1)
+    """Of the keys."""
+    mode: Literal["served", "shadow", "interleaved"] = "shadow"
+    """Its order is the answer; or it ranks when the answer is gone; or the answer is drafted from both orders."""
+    key: str = "query"
+    """What stays on one side: `metadata:NAME` of the call (over HTTP, a header), `query`, or `request` (each alone)."""
+    experiment: str = ""
+    """A name, from which the assignment follows, too; unset, `INCUMBENT:CHALLENGER`."""
+    patience_s: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """Interleaved: how long after the incumbent is done a challenger is waited for."""
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, value: str) -> str:
+        name = value.removeprefix("metadata:")
+        if value in ("query", "request") or (name != value and _METADATA_KEY.fullmatch(name)):
+            return value
+        raise ValueError("is no key: query, request, or metadata:NAME (lower-case letters, digits, '.', '_', '-')")
+
+
+class RankingLogSection(_Section):
+    """`[ranking_log]`: who got which order, a JSON line a request; read by `podium eval ab` and `podium eval drift`."""
+
+    path: Path | None = None
+    """The newest file. Unset: nothing is written, and no pipeline can have a challenger."""
+    share: float = Field(0.0, ge=0, le=1)
+    """Of the requests outside experiments that are written."""
+    places: int = Field(100, ge=1, le=10_000)
+    """Of the best that a line has."""
+    file_mib: int = Field(64, ge=1)
+    """At which a file is put aside."""
+    files: int = Field(8, ge=1, le=1000)
+    """Kept, the newest included. Older ones are deleted."""
+    queue: int = Field(2_000, ge=1)
+    """Lines that wait for the disk; more are dropped, and counted."""
+    texts: bool = False
+    """Write queries as they are, not only their fingerprints. Documents are known by their ids alone."""
+    secret_env: str | None = None
+    """The environment variable with the secret of the fingerprints. Unset: who guesses a query can confirm it."""
+
+    def secret(self) -> bytes:
+        """Return the secret; empty where none is configured.
+
+        Raises:
+            ConfigInvalid: the variable is not set, or too long.
+
+        """
+        if self.secret_env is None:
+            return b""
+        given = os.environ.get(self.secret_env, "").encode()
+        if not 1 <= len(given) <= 64:
+            raise ConfigInvalid(f"ranking_log.secret_env: {self.secret_env} has {len(given)} bytes; 1 to 64 are needed")
+        return given
+
+
 class PipelineSection(_Section):
     """A named pipeline: recall, then its stages."""
 
@@ -273,6 +416,8 @@ class PipelineSection(_Section):
     recall_depth: int = Field(100, ge=1)
     retrievers: dict[str, float] = Field(default_factory=lambda: dict.fromkeys(RETRIEVERS, 1.0))
     """Weights of the retrievers that recall for it."""
+    challenger: ChallengerSection | None = None
+    """Who may be better. The recall of a search stays this pipeline's."""
 
     @field_validator("retrievers")
     @classmethod
@@ -311,6 +456,60 @@ class ServerSection(_Section):
     """Processes that serve the port together. More than one have no collections."""
     worker_restarts: int = Field(10, ge=0)
     """Of workers that died, all together in ten minutes. One more ends the server."""
+    insecure: str = ""
+    """Beyond loopback Podium listens only with TLS and known callers, or with "I know that anyone can call this server"
+    here."""
+
+
+class TelemetrySection(_Section):
+    """What is seen from outside. All of it is off until it is asked for."""
+
+    metrics_port: int | None = Field(None, ge=0, le=65535)
+    """Where Prometheus finds `/metrics`; of several workers, the first one's, and the others' are the next ports."""
+    metrics_host: str = "127.0.0.1"
+    tenants: int = Field(50, ge=0, le=1_000)
+    """That have figures of their own; later ones share `other`."""
+    logs: Literal["lines", "json"] = "lines"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """INFO has a line for every call."""
+    traces_endpoint: str | None = None
+    """Where spans are sent by OTLP over gRPC, such as `http://127.0.0.1:4317` (extra `otel`)."""
+    traces_sample: float = Field(1.0, ge=0, le=1)
+    """Of the calls whose caller has not decided."""
+    traces_texts: bool = False
+    """Whether spans carry queries, and what models were asked and said. Documents are among that."""
+
+
+class AdminSection(_Section):
+    """The service that loads and unloads models, on a port of its own, without keys: for loopback."""
+
+    port: int | None = Field(None, ge=0, le=65535)
+    """Of several workers, the first one's, and the others' are the next ports."""
+    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
+    unloaded: Literal["load", "refuse"] = "load"
+    """What the next use of an unloaded model does: load it again, or fail with UNAVAILABLE until LoadModel."""
+
+
+class RestSection(_Section):
+    """`[rest]`: JSON over HTTP beside gRPC (extra `rest`)."""
+
+    host: str = "127.0.0.1"
+    port: int | None = Field(None, ge=0, le=65535)
+    """Unset: there is no REST. 0 takes any free one."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Names that clients send as `model`, and the pipeline that each stands for. Pipelines' own names need none."""
+    connections: int = Field(1024, ge=1)
+    """At the same time. More are closed at once."""
+    header_bytes: int = Field(32 * 1024, ge=1024)
+    """Of the head of a request. More: 400."""
+    header_timeout_s: float = Field(10.0, gt=0)
+    """For the head of a request to come. Later: the connection is closed."""
+    body_timeout_s: float = Field(60.0, gt=0)
+    """For a body to come. Later: 408."""
+    bodies_bytes: int = Field(256 * MIB, ge=64 * 1024)
+    """Of all bodies that are being read or answered. More: 503. limits.message_bytes bounds each of them (413)."""
+    keep_alive_s: int = Field(75, ge=1)
+    """Until an idle connection is closed."""
 
 
 class Config(_Section):
@@ -318,9 +517,16 @@ class Config(_Section):
 
     server: ServerSection = ServerSection()
     limits: Limits = Limits()
+    telemetry: TelemetrySection = TelemetrySection()
+    admin: AdminSection = AdminSection()
+    rest: RestSection = RestSection()
     models: dict[str, Model] = Field(default_factory=dict)
     collections: dict[str, CollectionSection] = Field(default_factory=dict)
+    tls: TlsSection = TlsSection()
+    access: AccessSection = AccessSection()
+    tenants: Tenants = Field(default_factory=dict)
     pipelines: dict[str, PipelineSection] = Field(default_factory=dict)
+    ranking_log: RankingLogSection = RankingLogSection()
 
 
 def load(path: Path | None) -> Config:
@@ -335,7 +541,7 @@ def load(path: Path | None) -> Config:
     """
     builtin = tomllib.loads((files("podium_server") / "builtin.toml").read_text("utf-8"))
     if path is None:
-        return parse(builtin, where="builtin.toml")
+        return parse(_layered(builtin, {}), where="builtin.toml")
     try:
         given = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -344,11 +550,26 @@ def load(path: Path | None) -> Config:
         raise ConfigInvalid(f"{path}: cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid(f"{path}: is no valid TOML: {error}") from error
-    layered = dict(given)
-    for table in ("models", "pipelines"):
-        if isinstance(given.get(table, {}), dict):
-            layered[table] = {**builtin.get(table, {}), **given.get(table, {})}
-    return parse(layered, where=str(path))
+    return parse(_layered(builtin, given), where=str(path))
+
+
+def _layered(builtin: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `given` over `builtin`, of which pipelines whose models nobody has configured are left out."""
+    if not all(isinstance(given.get(table, {}), dict) for table in ("models", "pipelines")):
+        return dict(given)  # and validation says what is wrong with it
+    models = {**builtin["models"], **given.get("models", {})}
+    usable = {
+        name: section for name, section in builtin["pipelines"].items() if _models_of(section["stages"]) <= set(models)
+    }
+    return {**given, "models": models, "pipelines": {**usable, **given.get("pipelines", {})}}
+
+
+def _models_of(stages: Iterable[Mapping[str, Any]]) -> set[str]:
+    named: set[str] = set()
+    for stage in stages:
+        named |= {stage["model"]} if "model" in stage else set()
+        named |= _models_of(stage.get("of", ()))
+    return named
 
 
 def parse(given: Mapping[str, Any], *, where: str) -> Config:
@@ -366,7 +587,31 @@ def parse(given: Mapping[str, Any], *, where: str) -> Config:
         name = config.server.default_pipeline
         listed = known_names(name, tuple(config.pipelines))
         raise ConfigInvalid(f"{where}: server.default_pipeline: no pipeline is named {name!r}{listed}")
+    for name, section in config.pipelines.items():
+        _check_challenger(config, name, section.challenger, where)
+    _check_rest_models(config, where)
     return config
+
+
+def _check_rest_models(config: Config, where: str) -> None:
+    """Refuse names for clients that stand for nothing, or hide a pipeline."""
+    for name, pipeline in config.rest.models.items():
+        if pipeline not in config.pipelines:
+            listed = known_names(pipeline, tuple(config.pipelines))
+            raise ConfigInvalid(f"{where}: rest.models.{name}: no pipeline is named {pipeline!r}{listed}")
+        if name in config.pipelines and name != pipeline:
+            raise ConfigInvalid(f"{where}: rest.models.{name}: is a pipeline too, which nobody could ask for then")
+
+
+def _check_challenger(config: Config, name: str, given: ChallengerSection | None, where: str) -> None:
+    if given is None:
+        return
+    key = f"{where}: pipelines.{name}.challenger"
+    if given.pipeline not in config.pipelines:
+        listed = known_names(given.pipeline, tuple(config.pipelines))
+        raise ConfigInvalid(f"{key}.pipeline: no pipeline is named {given.pipeline!r}{listed}")
+    if config.ranking_log.path is None:
+        raise ConfigInvalid(f"{key}: ranking_log.path is not set, and without a log nobody can tell who was better")
 
 
 def parse_stage(given: Mapping[str, Any], *, where: str) -> StageSection:
@@ -389,6 +634,7 @@ _BACKENDS: dict[str, type[_Model]] = {
     "cross-encoder": CrossEncoderModel,
     "openai": OpenAIModel,
     "vllm": VllmModel,
+    "rerank-api": RerankApiModel,
 }
 
 

@@ -15,7 +15,8 @@ class PodiumError(Exception):
 
     Args:
         message: one or two sentences for a person: what is wrong, and what to do.
-        metadata: short facts for a program (limits, names), sent as `google.rpc.ErrorInfo.metadata`.
+        metadata: short facts for a program, sent as `google.rpc.ErrorInfo.metadata`. Where a limit of the configuration
+            was passed, `limit` is its name.
 
     """
 
@@ -127,9 +128,20 @@ class Overloaded(PodiumError):
 
 
 class QuotaExceeded(PodiumError):
-    """The tenant's quota is used up. Sending the request again does not help before the window ends."""
+    """The tenant's quota is used up. Sending the request again does not help before the window ends.
+
+    Args:
+        retry_after_s: seconds until it ends; None where it is no matter of time.
+
+    """
 
     reason = "QUOTA_EXCEEDED"
+
+    def __init__(
+        self, message: str, *, retry_after_s: float | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, metadata=metadata)
+        self.retry_after_s = retry_after_s
 
 
 class BudgetExhausted(PodiumError):

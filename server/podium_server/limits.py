@@ -46,7 +46,7 @@ class Limits(BaseModel):
     passages: int = Field(16, ge=1)
     """Of one document that a cross-encoder reads in passages. What lies behind them is counted as cut."""
     shadow_requests: int = Field(4, ge=1)
-    """Requests that challengers rank in the shadow at the same time. More are left out of the experiment, and counted."""
+    """Requests that challengers rank in the shadow at the same time. More are not ranked there, and counted."""
     shadow_s: float = Field(30.0, gt=0)
     """Of one such request at most; the order that stands then counts."""
     deadline_reserve_ms: int = Field(20, ge=0)

@@ -35,7 +35,11 @@ def query(text: str, limits: Limits, *, field: str = "query") -> str:
     """
     size = _size(text)
     if size > limits.query_bytes:
-        raise InvalidRequest(field, f"has {size:,} bytes; limits.query_bytes is {limits.query_bytes:,}")
+        raise InvalidRequest(
+            field,
+            f"has {size:,} bytes; limits.query_bytes is {limits.query_bytes:,}",
+            metadata={"limit": "query_bytes"},
+        )
     cleaned = _clean(text)
     if not cleaned.strip():
         raise InvalidRequest(field, "is empty; say what is looked for")
@@ -77,6 +81,7 @@ def columns(
         raise InvalidRequest(
             "documents",
             f"are {len(ids):,}; limits.documents is {limits.documents:,}. Recall fewer, or split the list",
+            metadata={"limit": "documents"},
         )
     if not _plain(ids) or max(map(len, ids)) > limits.id_bytes:
         for place, name in enumerate(ids):
@@ -119,7 +124,9 @@ def _check_size(text: str, limits: Limits, *, field: str) -> None:
     size = _size(text)
     if size > limits.document_bytes:
         raise InvalidRequest(
-            field, f"has {size:,} bytes; limits.document_bytes is {limits.document_bytes:,}. Split it into passages"
+            field,
+            f"has {size:,} bytes; limits.document_bytes is {limits.document_bytes:,}. Split it into passages",
+            metadata={"limit": "document_bytes"},
         )
 
 
@@ -160,7 +167,11 @@ def identify(name: str, limits: Limits, *, field: str, required: bool = True) ->
     if required and not name:
         raise InvalidRequest(field, "is empty; an id is needed")
     if len(name) > limits.id_bytes or _size(name) > limits.id_bytes:
-        raise InvalidRequest(field, f"has {_size(name):,} bytes; limits.id_bytes is {limits.id_bytes:,}")
+        raise InvalidRequest(
+            field,
+            f"has {_size(name):,} bytes; limits.id_bytes is {limits.id_bytes:,}",
+            metadata={"limit": "id_bytes"},
+        )
     if "\0" in name or _has_surrogates(name):
         raise InvalidRequest(field, f"{name!r} has a NUL character or a lone surrogate, which no id may have")
     return name

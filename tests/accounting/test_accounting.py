@@ -71,6 +71,13 @@ def test_an_embedding_needs_no_price_for_output_that_it_never_has() -> None:
     assert Prices(prompt_usd_per_mtok=1.0).charge(Usage(calls=1, prompt_tokens=5)).cost_nano_usd == 5_000
 
 
+def test_a_search_unit_has_a_price_of_its_own() -> None:
+    prices = Prices(usd_per_search_unit=0.002)
+    bill = prices.charge(Usage(calls=3, search_units=2, prompt_tokens=5_000))
+    assert (bill.cost_nano_usd, bill.cost_basis) == (4_000_000, CostBasis.PRICE_TABLE)
+    assert (Usage(search_units=2) + Usage(search_units=3)).search_units == 5
+
+
 def test_tokens_and_processor_time_together_are_a_mixed_bill() -> None:
     prices = Prices(prompt_usd_per_mtok=1.0, output_usd_per_mtok=1.0, compute_usd_per_hour=3.6)
     assert prices.charge(Usage(calls=1, prompt_tokens=5, backend_s=1.0)).cost_basis is CostBasis.MIXED

@@ -45,6 +45,8 @@ class Naughty:
     someone_came: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: Callable[[dict[str, Any]], list[int]] | None = None
     """Answers `/tokenize` where set."""
+    path: str = "/chat/completions"
+    """The end of the path that the behaviours answer."""
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
@@ -55,9 +57,10 @@ class Naughty:
         models: tuple[str, ...] = ("tiny",),
         latency_s: float = 0.0,
         tokens: Callable[[dict[str, Any]], list[int]] | None = None,
+        path: str = "/chat/completions",
     ) -> None:
         self.behaviours, self.choose, self.models, self.latency_s = behaviours or (reply(),), choose, models, latency_s
-        self.tokens = tokens
+        self.tokens, self.path = tokens, path
         self.requests, self.under_way, self.under_way_most, self.left = [], 0, 0, 0
         self.someone_left, self.someone_came = asyncio.Event(), asyncio.Event()
         self._server, self._writers = None, set()
@@ -92,7 +95,7 @@ class Naughty:
 
     @property
     def calls(self) -> list[Request]:
-        return [request for request in self.requests if request.path.endswith("/chat/completions")]
+        return [request for request in self.requests if request.path.endswith(self.path)]
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -107,7 +110,7 @@ class Naughty:
                     await _send(writer, 200, json.dumps(listed).encode())
                 elif request.path.endswith("/tokenize") and self.tokens is not None:
                     await _send(writer, 200, json.dumps({"tokens": self.tokens(request.body)}).encode())
-                elif not request.path.endswith("/chat/completions"):
+                elif not request.path.endswith(self.path):
                     await _send(writer, 404, b'{"detail":"Not Found"}')
                 else:
                     await self._misbehave(request, reader, writer)

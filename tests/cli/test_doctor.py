@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from podium_server import config
 from podium_server.cli.doctor import Health, examine
+from tests.backends.rerankers import endpoint
 from tests.cross_encoders import numpy_models
 
 SAID = """
@@ -34,3 +36,30 @@ def test_cross_encoders_are_loaded_and_told_of(tmp_path: Path, monkeypatch: pyte
     assert well.told.endswith("gives a logit")
     assert ill.health is Health.FAIL
     assert "model-that-is-not-there" in ill.told
+
+
+RERANKERS = """
+[models.well]
+backend = "rerank-api"
+dialect = "jina"
+base_url = "{url}"
+model = "a-model"
+[models.ill]
+backend = "rerank-api"
+dialect = "tei"
+base_url = "http://127.0.0.1:1"
+attempts = 1
+"""
+
+
+async def test_rerank_endpoints_are_asked_once(tmp_path: Path) -> None:
+    path = tmp_path / "podium.toml"
+    async with endpoint("jina") as server:
+        path.write_text(RERANKERS.format(url=server.url), "utf-8")
+        findings = await asyncio.to_thread(lambda: list(examine(path, tmp_path / "store")))
+    found = {finding.what: finding for finding in findings}
+    assert found["model well"].health is Health.OK
+    assert "speaks jina, and gave a probability of 0." in found["model well"].told
+    assert len(server.calls) == 1
+    assert found["model ill"].health is Health.FAIL
+    assert "cannot be reached" in found["model ill"].told

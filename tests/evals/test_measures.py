@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podium_evals.measures import MAIN, measure
 from podium_evals.replay import DATA
-from podium_evals.statistics import compare, holm, sign_flip_p
+from podium_evals.statistics import compare, compare_all, holm, interval, sign_flip_p
 from podium_evals.suite import read_suite
 
 p_values = st.lists(st.floats(0, 1), max_size=12)
@@ -45,6 +45,7 @@ def test_a_longer_run_keeps_its_own_order() -> None:
     assert measure({"1": order[::-1]}, {"1": {"0": 1}}, [MAIN]).mean() == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=20), st.integers(0, 5))
 def test_a_system_does_not_differ_from_itself(values: list[float], seed: int) -> None:
     same = compare(np.array(values), np.array(values), seed=seed)
@@ -76,3 +77,19 @@ def test_holm_keeps_the_order_and_lowers_nothing(values: list[float]) -> None:
 
 def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_many_pairs_are_tested_as_each_alone() -> None:
+    differences = np.random.default_rng(1).normal(0.05, 0.3, (40, 5))
+    together = compare_all(differences)
+    for column, one in enumerate(together):
+        alone = compare(differences[:, column], np.zeros(40))
+        assert (one.wins, one.losses, one.ties) == (alone.wins, alone.losses, alone.ties)
+        assert (one.mean, one.low, one.high, one.p) == pytest.approx((alone.mean, alone.low, alone.high, alone.p))
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    random = np.random.default_rng(7)
+    drawn = [interval(random.random(60), resamples=1000, seed=trial) for trial in range(200)]
+    covered = sum(low <= 0.5 <= high for low, high in drawn)
+    assert 0.88 * 200 <= covered <= 0.99 * 200

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from podium_evals.replay import DATA
-from podium_evals.suite import SuiteError, read_qrels, read_run, read_suite
+from podium_evals.suite import SuiteError, limited, read_qrels, read_run, read_suite
 
 NEEDS_DATA = pytest.mark.skipif(not (DATA / "eval").exists(), reason="needs ../shared/data")
 
@@ -136,3 +138,62 @@ def test_broken_judgments_are_refused(tmp_path: Path, text: str) -> None:
 def test_the_corpus_of_nfcorpus() -> None:
     suite = read_suite(DATA / "eval" / "nfcorpus")
     assert (len(suite.topics), len(suite.corpus), suite.warnings) == (324, 3633, ())
+
+
+def a_collection(folder: Path) -> Path:
+    (folder / "corpus.jsonl").write_text('{"_id": "d", "text": "body"}\n')
+    (folder / "queries.tsv").write_text("1\tq\n")
+    qrels(folder, "1 0 d 1\n")
+    return folder
+
+
+def test_a_first_stage_over_other_queries_is_refused(tmp_path: Path) -> None:
+    (a_collection(tmp_path) / "bm25.run").write_text("9 Q0 d 1 1 x\n")
+    with pytest.raises(SuiteError, match="is a run over other queries: none of its 1"):
+        read_suite(tmp_path)
+
+
+def test_a_first_stage_over_another_corpus_is_refused(tmp_path: Path) -> None:
+    (a_collection(tmp_path) / "bm25.run").write_text("1 Q0 elsewhere 1 1 x\n")
+    with pytest.raises(SuiteError, match="1 document \\(elsewhere\\) not in the corpus"):
+        read_suite(tmp_path)
+
+
+def test_several_judgments_are_not_guessed_among(tmp_path: Path) -> None:
+    a_collection(tmp_path)
+    other = qrels(tmp_path, "1 0 d 2\n", "qrels_dev.txt")
+    (tmp_path / "qrels.txt").rename(tmp_path / "qrels_test.txt")
+    with pytest.raises(SuiteError, match="several would do"):
+        read_suite(tmp_path)
+    assert read_suite(tmp_path, qrels=other).qrels == {"1": {"d": 2}}
+
+
+def test_the_first_queries_keep_their_judgments_and_say_so(tmp_path: Path) -> None:
+    suite = read_suite(lists(tmp_path, *(row(str(number), "a", rel=1) for number in range(5))))
+    some = limited(suite, 2)
+    assert [topic.qid for topic in some.topics] == list(some.qrels) == ["0", "1"]
+    assert "the first 2 of 5 judged queries" in some.warnings
+    assert limited(suite, None) is limited(suite, 5) is suite
+
+
+def test_ir_datasets_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = SimpleNamespace(default_text=lambda: "text")
+    dataset = SimpleNamespace(
+        qrels_iter=lambda: [SimpleNamespace(query_id="1", doc_id="d", relevance=1)],
+        queries_iter=lambda: [SimpleNamespace(query_id=qid, **vars(text)) for qid in ("1", "unjudged")],
+        docs_iter=lambda: [SimpleNamespace(doc_id="d", **vars(text))],
+    )
+
+    def load(name: str) -> object:
+        if name != "beir/tiny":
+            raise OSError("no network")
+        return dataset
+
+    monkeypatch.setitem(sys.modules, "ir_datasets", SimpleNamespace(load=load))
+    suite = read_suite("ir_datasets:beir/tiny")
+    assert (suite.name, suite.qrels, len(suite.corpus)) == ("beir-tiny", {"1": {"d": 1}}, 1)
+    with pytest.raises(SuiteError, match="ir_datasets:other: cannot be loaded: no network"):
+        read_suite("ir_datasets:other")
+    monkeypatch.setitem(sys.modules, "ir_datasets", None)
+    with pytest.raises(SuiteError, match="pip install ir_datasets"):
+        read_suite("ir_datasets:beir/tiny")

@@ -7,7 +7,7 @@
 """
 
 from podium_client.aio import AsyncClient
-from podium_client.channel import VERSION, default_service_config
+from podium_client.channel import VERSION, default_service_config, tls_credentials
 from podium_client.client import Client
 from podium_client.errors import (
     AlreadyExists,
@@ -70,7 +70,7 @@ from podium_client.types import (
 __version__ = VERSION
 
 __all__ = [
-    "__version__", "AsyncClient", "Client", "default_service_config",
+    "__version__", "AsyncClient", "Client", "default_service_config", "tls_credentials",
     "between", "equal", "exists", "one_of", "usd",
     "BatchAnswer", "BatchItem", "Budget", "CallOptions", "Chunking", "Collection", "CollectionStats",
     "ComparedRanking", "Comparison", "Contender", "Deleted", "Document", "DocumentError", "Estimate",

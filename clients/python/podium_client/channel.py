@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
+
+import grpc
 
 from podium_client.types import CallOptions
 
@@ -40,13 +42,27 @@ def channel_options(service_config: str | None, options: Sequence[tuple[str, Any
     return list((ours | dict(options)).items())
 
 
+def tls_credentials(
+    ca: bytes | None = None, certificate: bytes | None = None, key: bytes | None = None
+) -> grpc.ChannelCredentials:
+    """Return credentials of a channel that is encrypted. All arguments are PEM.
+
+    Args:
+        ca: of the authorities that the server's certificate has to come from; None trusts those of gRPC's own list.
+        certificate: of the caller, where the server asks for one (mutual TLS).
+        key: of that certificate.
+
+    """
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
 @dataclass(frozen=True, slots=True)
 class Outgoing:
     """What goes along with one call."""
 
     timeout_s: float | None
     request_id: str
-    metadata: tuple[tuple[str, str], ...]
+    metadata: tuple[tuple[str, str], ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +76,7 @@ class Settings:
     """
 
     timeout_s: float | None = TIMEOUT_S
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     def outgoing(self, options: CallOptions, *, endless: bool = False) -> Outgoing:
         """Return what goes along with a call that has these options; an `endless` one has no timeout but its own."""

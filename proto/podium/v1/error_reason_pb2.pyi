@@ -47,7 +47,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     on. The call cost nothing.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 8
-    """RESOURCE_EXHAUSTED with QuotaFailure: what the caller may spend is spent. Trying again soon does not help."""
+    """RESOURCE_EXHAUSTED with QuotaFailure, and the trailer grpc-retry-pushback-ms with -1: what the caller may spend is
+    spent. Trying again soon does not help; RetryInfo, where it is there, says when the quota begins anew.
+    """
     ERROR_REASON_BUDGET_EXHAUSTED: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED with podium.v1.Ledger: the budget is gone, and ON_EXHAUSTED_FAIL was asked for."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 10
@@ -110,7 +112,9 @@ ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 7
 on. The call cost nothing.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 8
-"""RESOURCE_EXHAUSTED with QuotaFailure: what the caller may spend is spent. Trying again soon does not help."""
+"""RESOURCE_EXHAUSTED with QuotaFailure, and the trailer grpc-retry-pushback-ms with -1: what the caller may spend is
+spent. Trying again soon does not help; RetryInfo, where it is there, says when the quota begins anew.
+"""
 ERROR_REASON_BUDGET_EXHAUSTED: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED with podium.v1.Ledger: the budget is gone, and ON_EXHAUSTED_FAIL was asked for."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 10

@@ -22,6 +22,7 @@ class Prices:
         cached_usd_per_mtok: a million input tokens that the backend's cache served; None is the price of the others.
         output_usd_per_mtok: a million output tokens, reasoning tokens included; None is unknown.
         usd_per_call: each call, beside its tokens.
+        usd_per_search_unit: each search unit that a rerank endpoint counted, beside its tokens.
         compute_usd_per_hour: an hour of the processor or accelerator on which the model runs, for models of our own.
         version: the date or name of the price list that these come from.
 
@@ -31,6 +32,7 @@ class Prices:
     cached_usd_per_mtok: float | None = None
     output_usd_per_mtok: float | None = None
     usd_per_call: float | None = None
+    usd_per_search_unit: float | None = None
     compute_usd_per_hour: float | None = None
     version: str = ""
 
@@ -49,10 +51,10 @@ class Prices:
         if usage.calls == 0 and (self.compute_usd_per_hour is None or usage.backend_s == 0):
             return usage
         tokens = self._tokens_nano(usage)
-        by_table = self._tokens_have_prices or self.usd_per_call is not None
+        by_table = self._tokens_have_prices or self.usd_per_call is not None or self.usd_per_search_unit is not None
         if tokens is None or not (by_table or self.compute_usd_per_hour is not None):
             return replace(usage, cost_nano_usd=None, cost_basis=CostBasis.UNKNOWN)
-        total = tokens + _nano(self.usd_per_call) * usage.calls
+        total = tokens + _nano(self.usd_per_call) * usage.calls + _nano(self.usd_per_search_unit) * usage.search_units
         basis = CostBasis.PRICE_TABLE
         if self.compute_usd_per_hour is not None:
             total += _nano(self.compute_usd_per_hour) * Fraction(usage.backend_s + usage.tokenize_s) / 3600

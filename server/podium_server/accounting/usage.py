@@ -37,6 +37,7 @@ class Usage:
         calls: requests sent to a backend, every retry and failure included.
         retries: of these, how many repeated an earlier one.
         pairs: (query, document) pairs that a model scored.
+        search_units: what some rerank endpoints bill by: a query with up to 100 documents, as the endpoint counted.
         prompt_tokens: all input tokens, cached ones included.
         cached_tokens: of these, served from the backend's prefix cache.
         output_tokens: all output tokens, reasoning included.
@@ -55,6 +56,7 @@ class Usage:
     calls: int = 0
     retries: int = 0
     pairs: int = 0
+    search_units: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
@@ -74,6 +76,7 @@ class Usage:
             calls=self.calls + other.calls,
             retries=self.retries + other.retries,
             pairs=self.pairs + other.pairs,
+            search_units=self.search_units + other.search_units,
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             cached_tokens=self.cached_tokens + other.cached_tokens,
             output_tokens=self.output_tokens + other.output_tokens,

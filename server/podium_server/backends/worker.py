@@ -42,6 +42,7 @@ class Worker:
                 f"{self.waiting} pieces of work wait for the model {self.name!r}, and limits.encoder_queue is "
                 f"{self.waiting_max}; try again later",
                 retry_after_s=1.0,
+                metadata={"model": self.name, "limit": "encoder_queue"},
             )
         asked = time.monotonic()
         begun = asked

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, entry_points, version
 from typing import Any
 
 import click
@@ -16,6 +16,8 @@ DONE, FAILED, MISUSED, BUDGET_SPENT, INTERRUPTED = 0, 1, 2, 3, 130
 
 COMMANDS = {
     "serve": "Serve over gRPC.",
+    "health": "Ask a server whether it serves, by the exit code.",
+    "keys": "Make, list and revoke API keys.",
     "demo": "Index this machine's Python library, ask it questions, show rankings and what they cost.",
     "index": "Put documents into a collection.",
     "search": "Ask a collection: recall, then a pipeline.",
@@ -32,6 +34,11 @@ COMMANDS = {
     "doctor": "Look for what would keep Podium from running well here.",
 }
 
+# Other distributions add commands by entry points of this group; each names a click command. Those that we know of are
+# listed without them, too, with what brings them.
+ELSEWHERE = "podium.commands"
+BROUGHT_BY = {"eval": ("podium-evals", "What each pipeline buys on your queries, and at what price.")}
+
 # The errors of which the cure is another command line or another file, by name: their classes are not imported here.
 _MISUSES = frozenset({"ConfigInvalid", "InvalidRequest", "NotFound", "FailedPrecondition", "AlreadyExists"})
 
@@ -44,26 +51,83 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["context_settings"] = SETTINGS | kwargs.get("context_settings", {})
         super().__init__(*args, **kwargs)
+        self.help = as_written(self.help)
         self.params.append(
             click.Option(["--verbose", "-v"], is_flag=True, expose_value=False, help=_VERBOSE, callback=_be_verbose)
         )
 
 
+def as_written(text: str | None) -> str | None:
+    r"""Return a help text whose `\b` is the character that tells click to leave a paragraph as it is.
+
+    Docstrings with a backslash are raw strings here (ruff's D301), in which it is two characters.
+    """
+    return text and text.replace("\\b\n", "\b\n")
+
+
 class _LazyGroup(click.Group):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.help = as_written(self.help)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return [*COMMANDS, *sorted(set(_elsewhere()) | set(BROUGHT_BY))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"podium_server.cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
-        return command
+        if cmd_name in COMMANDS:
+            module = import_module(f"podium_server.cli.{cmd_name.replace('-', '_')}")
+            command: click.Command = module.command
+            return command
+        entry = _elsewhere().get(cmd_name)
+        if entry is not None:
+            return _loaded(entry)
+        if cmd_name in BROUGHT_BY:
+            distribution, _ = BROUGHT_BY[cmd_name]
+            raise click.UsageError(f"podium {cmd_name} is not installed: pip install {distribution}")
+        return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # As click's own, from the table instead of from the commands, which would have to be imported.
+        rows = list(COMMANDS.items())
+        installed = _elsewhere()
+        for name in self.list_commands(ctx)[len(rows) :]:
+            if name in BROUGHT_BY:
+                distribution, line = BROUGHT_BY[name]
+                rows.append((name, line if name in installed else f"{line} (pip install {distribution})"))
+            else:
+                rows.append((name, _line_of(installed[name])))
         with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+            formatter.write_dl(rows)
+
+
+def _elsewhere() -> dict[str, EntryPoint]:
+    """Return the commands of other distributions; one that is called like one of ours is not reached."""
+    return {entry.name: entry for entry in entry_points(group=ELSEWHERE) if entry.name not in COMMANDS}
+
+
+def _loaded(entry: EntryPoint) -> click.Command:
+    """Import a command of another distribution.
+
+    Raises:
+        click.ClickException: it cannot be imported, or is no command.
+
+    """
+    whose = f" of {entry.dist.name}" if entry.dist else ""
+    try:
+        command = entry.load()
+    except Exception as error:  # whatever a stranger's module raises, it must be said whose it is
+        raise click.ClickException(f"podium {entry.name}{whose} cannot be loaded: {error}") from error
+    if not isinstance(command, click.Command):
+        raise click.ClickException(f"podium {entry.name}{whose} is {command!r}, and no click command")
+    return command
+
+
+def _line_of(entry: EntryPoint) -> str:
+    """Return what a command says of itself; of one that cannot be loaded, that: it must not take `--help` with it."""
+    try:
+        return _loaded(entry).get_short_help_str(100)
+    except click.ClickException as error:
+        return error.message
 
 
 _VERBOSE = "Show the traceback of an error."

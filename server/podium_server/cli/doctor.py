@@ -227,7 +227,7 @@ def _store(data_dir: Path) -> Finding:
 def _endpoints(config: Config) -> Iterator[Finding]:
     """Ask each chat endpoint what it can do."""
     from podium_server.compose import Models
-    from podium_server.config import OpenAIEmbeddingsModel, OpenAIModel
+    from podium_server.config import OpenAIEmbeddingsModel, OpenAIModel, RerankApiModel
 
     for name, section in config.models.items():
         if isinstance(section, OpenAIModel):
@@ -252,6 +252,20 @@ def _endpoints(config: Config) -> Iterator[Finding]:
                     await models.aclose()
 
             yield _asked(name, f"{section.model} at {section.base_url}", embed)
+        elif isinstance(section, RerankApiModel):
+
+            async def grade(name: str = name, section: RerankApiModel = section) -> str:
+                from podium_server.backends.attempts import Bill
+
+                models = Models(config)
+                try:
+                    api = models.rerank_api(name, section)
+                    [score] = await api.score(api.sheet("a question", ["a text"]), slice(0, 1), Bill())
+                    return f"speaks {section.dialect}, and gave a {api.scale} of {score:.3g}"
+                finally:
+                    await models.aclose()
+
+            yield _asked(name, f"{section.model or 'a model'} at {section.base_url or 'its own address'}", grade)
 
 
 def _cross_encoders(config: Config) -> Iterator[Finding]:

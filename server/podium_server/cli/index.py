@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from podium_server.cli import options
+from podium_server.cli import connecting, options
 from podium_server.cli.app import DONE, FAILED, Command
 
 # What is told one by one; of the rest only the number.
@@ -28,6 +28,7 @@ podium index --collection notes --target podium.internal:50051 ~/notes"""
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILES…")
 @click.option("--collection", required=True, metavar="NAME", help="Made if it is not there.")
 @options.target
+@connecting.options
 @options.data_dir
 @options.config
 @click.option("--encoder", default="", metavar="MODEL", help="Of a collection that is made.")
@@ -74,7 +75,7 @@ def command(
     paper = look.stderr()
     with (
         target_or_local(target, config=config_path, data_dir=data_dir) as place,
-        podium_client.Client(place) as client,
+        podium_client.Client(place, **connecting.arguments(place)) as client,
         indexing_bar() as bar,
     ):
         names = {known.name for known in client.list_collections()}

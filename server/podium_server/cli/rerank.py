@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from podium_server.cli import options
+from podium_server.cli import connecting, options
 from podium_server.cli.app import Command
 
 
@@ -41,6 +41,7 @@ podium rerank --pipeline recall - --out - < lists.jsonl"""
     multiple=True,
     help="Ask these servers: each list goes to the least busy; the lists of one that dies go to the others.",
 )
+@connecting.options
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

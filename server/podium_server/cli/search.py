@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from podium_server.cli import options
+from podium_server.cli import connecting, options
 from podium_server.cli.app import Command
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ podium search --collection manuals --target podium.internal:50051 --pipeline bes
 @click.option("--collection", required=True, metavar="NAME", help="Where to look.")
 @options.pipeline
 @options.target
+@connecting.options
 @options.data_dir
 @options.config
 @click.option("--top", type=click.IntRange(min=1), default=10, metavar="N", help="Documents to show.")
@@ -55,7 +56,7 @@ def command(
         raise click.UsageError("--data-dir and --config are of a server that is started here; --target names another.")
     with (
         target_or_local(target, config=config_path, data_dir=data_dir) as place,
-        podium_client.Client(place) as client,
+        podium_client.Client(place, **connecting.arguments(place)) as client,
     ):
         found = client.search(collection, query, pipeline=pipeline, top_n=top, include_content=True)
     if not as_json:

@@ -11,9 +11,11 @@ import click
 
 from podium_server.cli import options
 from podium_server.cli.app import Command, say
+from podium_server.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from podium_server.config import Config
+    from podium_server.transport.server import Beside
 
 
 @click.command(
@@ -28,18 +30,35 @@ if TYPE_CHECKING:
 @click.option("--port", type=click.IntRange(0, 65535), metavar="PORT", help="0 takes a free one.  [default: 50051]")
 @options.data_dir
 @click.option(
+    "--rest-port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    help="Serve JSON over HTTP, too; 0 takes a free one (extra rest).  [default: not]",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1, 1024),
     metavar="N",
     help="Processes that serve the port together; more than one have no collections.  [default: 1]",
 )
+@click.option(
+    "--insecure-listen",
+    is_flag=True,
+    help="Listen beyond this machine without TLS or without keys: anyone can call this server then.",
+)
 def command(
-    config_path: Path | None, host: str | None, port: int | None, data_dir: Path | None, workers: int | None
+    config_path: Path | None,
+    host: str | None,
+    port: int | None,
+    data_dir: Path | None,
+    rest_port: int | None,
+    workers: int | None,
+    insecure_listen: bool,
 ) -> None:
-    """Serve over gRPC.
+    """Serve over gRPC, and over REST where it is asked for.
 
-    Prints `listening on HOST:PORT` once it is ready. SIGTERM and Ctrl-C let running calls end, refuse new ones, and
-    stop.
+    Prints `listening on HOST:PORT` once it is ready, and `listening on http://HOST:PORT` for REST. SIGTERM and Ctrl-C
+    let running calls end, refuse new ones, and stop.
 
     With several workers, each has its share of the processors, its own queues, limits of requests and caches in memory.
     Rate limits of endpoints hold for all of them together. One that dies is told of and started again.
@@ -47,9 +66,16 @@ def command(
     from podium_server import config
 
     loaded = config.load(config_path)
-    given = {"host": host, "port": port, "data_dir": data_dir, "workers": workers}
+    from podium_server.access.listening import Exposure
+    from podium_server.access.sections import IN_SO_MANY_WORDS
+
+    insecure = IN_SO_MANY_WORDS if insecure_listen else None
+    given = {"insecure": insecure, "host": host, "port": port, "data_dir": data_dir, "workers": workers}
     section = loaded.server.model_copy(update={key: value for key, value in given.items() if value is not None})
-    loaded = loaded.model_copy(update={"server": section})
+    rest = loaded.rest if rest_port is None else loaded.rest.model_copy(update={"port": rest_port})
+    loaded = loaded.model_copy(update={"server": section, "rest": rest})
+    # Here as well as where sockets are opened: before models are loaded, and before workers begin.
+    Exposure.of(loaded.tls, loaded.access, section.insecure).check(section.host, section.port)
     if section.workers == 1:
         asyncio.run(_serve(loaded))
         return
@@ -60,14 +86,38 @@ def command(
 
 async def _serve(config: Config) -> None:
     from podium_server.compose import Podium
+    from podium_server.transport import logs
+    from podium_server.transport.admin_service import administered
     from podium_server.transport.server import serve
 
-    podium = Podium(config, data_dir=config.server.data_dir)
+    logs.configure(config.telemetry.log_level, form=config.telemetry.logs)
+    podium = Podium(config, data_dir=config.server.data_dir, serving=True)
     try:
         await podium.start()
-        await serve(podium, config.server.host, config.server.port, _announce)
+        server = config.server
+        guards, others = podium.call_guards, beside(config)
+        async with administered(podium.administration, config.admin.host, config.admin.port):
+            await serve(podium.served, server.host, server.port, _announce, guards=guards, beside=others)
     finally:
         await podium.aclose()
+
+
+def beside(config: Config) -> list[Beside]:
+    """Return what listens beside gRPC.
+
+    Raises:
+        ConfigInvalid: REST is configured, and not installed.
+
+    """
+    if config.rest.port is None:
+        return []
+    try:
+        from podium_server.rest.server import RestServer
+    except ModuleNotFoundError as error:
+        raise ConfigInvalid(
+            f"rest.port is {config.rest.port}, and {error.name} is not installed: pip install 'podium[rest]'"
+        ) from error
+    return [RestServer(config.rest)]
 
 
 def _announce(address: str) -> None:

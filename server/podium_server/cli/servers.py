@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import podium_client
 from podium_client import AsyncClient, BatchAnswer, BatchItem, RerankOptions, RerankResult
 from podium_server.accounting.ledger import Ledger
+from podium_server.cli import connecting
 from podium_server.cli import console as look
 from podium_server.cli.local_server import reaching
 from podium_server.cli.remote import ledger_of
@@ -175,7 +176,9 @@ async def ranking_servers(
     given: RerankOptions = {"budget": bounds} if budget.counts else {}
     if pipeline is not None:
         given["pipeline"] = pipeline
-    servers = [_Server(target, AsyncClient(target), given, concurrency) for target in targets]
+    servers = [
+        _Server(target, AsyncClient(target, **connecting.arguments(target)), given, concurrency) for target in targets
+    ]
     try:
         absent = [error for server in servers if (error := await _absence(server, pipeline)) is not None]
         if len(absent) == len(servers):

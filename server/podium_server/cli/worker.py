@@ -36,13 +36,20 @@ def main() -> None:
 
 
 async def _serve(config: Config) -> None:
+    from podium_server.cli.serve import beside
     from podium_server.compose import Podium
+    from podium_server.transport import logs
+    from podium_server.transport.admin_service import administered
     from podium_server.transport.server import serve
 
-    podium = Podium(config, data_dir=config.server.data_dir, collections=False)
+    logs.configure(config.telemetry.log_level, form=config.telemetry.logs)
+    podium = Podium(config, data_dir=config.server.data_dir, collections=False, serving=True)
     try:
         await podium.start()
-        await serve(podium, config.server.host, config.server.port, _tell, shared=True)
+        server = config.server
+        guards, others = podium.call_guards, beside(config)
+        async with administered(podium.administration, config.admin.host, config.admin.port):
+            await serve(podium.served, server.host, server.port, _tell, shared=True, guards=guards, beside=others)
     finally:
         await podium.aclose()
 

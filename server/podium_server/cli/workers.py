@@ -17,11 +17,11 @@ import sys
 import time
 from asyncio.subprocess import PIPE, Process
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from podium_server.backends.processors import usable_processors
-from podium_server.config import Config, OpenAIModel, VllmModel
+from podium_server.config import Config, OpenAIModel, RerankApiModel, RestSection, VllmModel
 from podium_server.errors import ConfigInvalid, PodiumError
 from podium_server.transport import ports
 
@@ -65,11 +65,25 @@ def share(config: Config, processors: int) -> Config:
         given: dict[str, int] = {}
         if "threads" in type(section).model_fields and getattr(section, "threads", None) is None:
             given["threads"] = max(1, processors // workers)
-        if isinstance(section, OpenAIModel):
+        if isinstance(section, OpenAIModel | RerankApiModel):
             rates = {rate: getattr(section, rate) for rate in ("requests_per_minute", "tokens_per_minute")}
             given |= {rate: max(1, most // workers) for rate, most in rates.items() if most is not None}
         models[name] = section.model_copy(update=given)
     return config.model_copy(update={"models": models})
+
+
+def numbered(config: Config, number: int) -> Config:
+    """Return the configuration of one worker: ports that cannot be shared follow one another, the first being 1's.
+
+    Counters of several processes could be added up by one of them (prometheus_client's multiprocess mode, by files);
+    gauges and queues could not, and a worker that hangs would not be seen. So each has a port of its own.
+    """
+    telemetry, admin = config.telemetry, config.admin
+    if telemetry.metrics_port:
+        telemetry = telemetry.model_copy(update={"metrics_port": telemetry.metrics_port + number - 1})
+    if admin.port:
+        admin = admin.model_copy(update={"port": admin.port + number - 1})
+    return config.model_copy(update={"telemetry": telemetry, "admin": admin})
 
 
 def environment(given: Mapping[str, str], threads: int) -> dict[str, str]:
@@ -107,20 +121,34 @@ class Workers:
         """
         server = self._config.server
         loop = asyncio.get_running_loop()
-        with ports.reserved(server.host, server.port) as port:
+        with ports.reserved(server.host, server.port) as port, self._rest_reserved() as rest:
             section = server.model_copy(update={"port": port})
-            self._config = self._config.model_copy(update={"server": section})
+            self._config = self._config.model_copy(update={"server": section, "rest": rest})
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
             try:
-                await self._keep_all(f"{ports.shown(server.host)}:{port}")
+                addresses = [f"{ports.shown(server.host)}:{port}"]
+                if rest.port is not None:
+                    scheme = "https" if self._config.tls.on else "http"
+                    addresses.append(f"{scheme}://{ports.shown(rest.host)}:{rest.port}")
+                await self._keep_all(addresses)
             except* WorkersFailed as failures:
                 raise failures.exceptions[0] from None
             finally:
                 self._stop()
                 await self._emptied()
 
-    async def _keep_all(self, address: str) -> None:
+    @contextlib.contextmanager
+    def _rest_reserved(self) -> Iterator[RestSection]:
+        """Hold the port of REST, where there is one, as that of gRPC is held."""
+        rest = self._config.rest
+        if rest.port is None:
+            yield rest
+            return
+        with ports.reserved(rest.host, rest.port) as port:
+            yield rest.model_copy(update={"port": port})
+
+    async def _keep_all(self, addresses: Sequence[str]) -> None:
         """Start the first worker, then the others, and keep all of them until they are told to stop.
 
         What the first one cannot do, nobody can; and what they share on disk, it has made before the others look.
@@ -133,7 +161,8 @@ class Workers:
                 if number == 1 and not await started[0]:
                     return
             if all(await asyncio.gather(*started)):
-                self._ready(address)
+                for address in addresses:
+                    self._ready(address)
 
     async def _keep(self, number: int, started: asyncio.Future[bool]) -> None:
         """Run one worker, and another in its place when it dies. `started` tells whether it ever answered."""
@@ -170,7 +199,7 @@ class Workers:
             process.terminate()
         assert process.stdin is not None  # for mypy: it is a pipe
         # A pickle, because it keeps apart what a file set and what is usual.
-        given = pickle.dumps(self._config)
+        given = pickle.dumps(numbered(self._config, number))
         with contextlib.suppress(ConnectionError):  # it is dead already, as `wait` will tell
             process.stdin.write(len(given).to_bytes(8, "big") + given)
             await process.stdin.drain()

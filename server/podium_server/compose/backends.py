@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from podium_server.config import (
     CrossEncoderModel,
     OpenAIEmbeddingsModel,
     OpenAIModel,
     OpenVinoModel,
+    RerankApiModel,
     SentenceTransformersModel,
     VllmModel,
     key_variable,
@@ -23,10 +26,11 @@ if TYPE_CHECKING:
     from podium_server.backends.chat.backend import Capability, ChatBackend
     from podium_server.backends.cross_encoders.cross_encoder import CrossEncoder
     from podium_server.backends.encoders.encoder import Encoder
+    from podium_server.backends.rerank_api.api import RerankApi
 
 EncoderSection = OpenVinoModel | SentenceTransformersModel | OpenAIEmbeddingsModel
 ChatSection = OpenAIModel | VllmModel
-Section = EncoderSection | CrossEncoderModel | ChatSection
+Section = EncoderSection | CrossEncoderModel | ChatSection | RerankApiModel
 
 logger = logging.getLogger(__name__)
 
@@ -166,6 +170,42 @@ def chat_backend(model: str, section: Section) -> ChatBackend:
 
             return VllmChat(model, model=section.model, engine_args=section.engine, prices=section.prices.prices())
     raise FailedPrecondition(f"the model {model!r} (backend {section.backend!r}) does not answer in text")
+
+
+def rerank_api(model: str, section: RerankApiModel) -> RerankApi:
+    """Build a model behind rerank endpoints. No connection is opened.
+
+    Raises:
+        ConfigInvalid: the variable of its key is not set, or its tokenizer cannot be loaded.
+
+    """
+    from podium_server.backends.rerank_api.api import LIMITS, RerankApi
+    from podium_server.backends.rerank_api.dialects import DIALECTS
+
+    spoken = DIALECTS[section.dialect]
+    urls = (section.base_url,) if isinstance(section.base_url, str) else section.base_url or (spoken.home,)
+    home = urlsplit(spoken.home).hostname or ""
+    return RerankApi(
+        model,
+        spoken=spoken,
+        model=section.model,
+        base_urls=urls,
+        key_env=key_variable(section.api_key_env, urls, home=home, usual=spoken.key_variable),
+        settings=replace(
+            LIMITS,
+            attempts_max=section.attempts,
+            reply_wait_s_max=section.reply_wait_s,
+            concurrency=section.concurrency,
+            requests_per_minute=section.requests_per_minute,
+            tokens_per_minute=section.tokens_per_minute,
+            queue_max=section.queue,
+        ),
+        documents_max=section.documents,
+        tokens_max=section.tokens_per_request,
+        max_tokens=section.max_tokens,
+        scale=section.scores,
+        tokenizer=section.tokenizer,
+    )
 
 
 def _key(model: str, variable: str | None) -> str | None:

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from podium_server.compose.backends import ChatSection, EncoderSection
-from podium_server.config import Config, CrossEncoderModel, LongDocumentsSection, OpenAIEmbeddingsModel, StageSection
+from podium_server.config import (
+    Config,
+    CrossEncoderModel,
+    LongDocumentsSection,
+    OpenAIEmbeddingsModel,
+    RerankApiModel,
+    StageSection,
+)
 from podium_server.errors import ConfigInvalid, FailedPrecondition, NotFound
 from podium_strategies.plan import Grade, Liken, Question
 from podium_strategies.prompts.file import InvalidPromptFile
@@ -14,10 +21,12 @@ from podium_strategies.prompts.file import InvalidPromptFile
 if TYPE_CHECKING:
     from podium_server.backends.chat.backend import ChatBackend
     from podium_server.backends.cross_encoders.seat import CrossEncoderSeat
+    from podium_server.backends.rerank_api.api import RerankApi
     from podium_server.judges.chat import ChatJudge
     from podium_server.judges.cross_encoder import CrossEncoderJudge
     from podium_server.judges.encoder import EncoderJudge, EncoderSeat, StoredVectors
     from podium_server.judges.passages import Reading
+    from podium_server.judges.rerank_api import RerankApiJudge
     from podium_server.judges.verdict_cache import SqliteVerdictCache
     from podium_strategies.prompts.prompt import Prompt
 
@@ -121,7 +130,8 @@ def _reading(said: LongDocumentsSection, passages_max: int) -> Reading:
 
     if said.passages is not None and said.passages > passages_max:
         raise FailedPrecondition(
-            f"long_documents.passages is {said.passages}, and limits.passages of this server is {passages_max}"
+            f"long_documents.passages is {said.passages}, and limits.passages of this server is {passages_max}",
+            metadata={"limit": "passages"},
         )
     overlap = said.overlap_tokens
     if overlap is None:
@@ -132,6 +142,23 @@ def _reading(said: LongDocumentsSection, passages_max: int) -> Reading:
         overlap_tokens=overlap,
         passages_max=said.passages or passages_max,
     )
+
+
+def rerank_api_judge(section: StageSection, configured: RerankApiModel, api: RerankApi) -> RerankApiJudge:
+    """Return the judge of a rerank endpoint.
+
+    Raises:
+        FailedPrecondition: the stage says what a rerank endpoint has no use for, or wants scores that it cannot give.
+
+    """
+    from podium_server.judges.rerank_api import RerankApiJudge
+
+    why = f"the model {api.name!r} is behind a rerank endpoint, which takes"
+    _refuse(section, ("prompt", "scoring"), f"{why} none")
+    _refuse(
+        section, ("long_documents",), f"{why} documents as they are; use truncation or models.{api.name}.max_tokens"
+    )
+    return RerankApiJudge(api, section.score, configured.prices.prices())
 
 
 def chat_judge(

@@ -7,11 +7,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from podium_server.accounting.prices import Prices
-from podium_server.compose.backends import EncoderSection, Section, chat_backend, cross_encoder_loader, encoder_loader
-from podium_server.compose.judges import Kinds, chat_judge, cross_encoder_judge, encoder_judge, late_interacting
-from podium_server.config import Config, CrossEncoderModel, OpenAIModel, StageSection, VllmModel
+from podium_server.backends.breaker import BreakerSettings
+from podium_server.compose.backends import (
+    EncoderSection,
+    Section,
+    chat_backend,
+    cross_encoder_loader,
+    encoder_loader,
+    rerank_api,
+)
+from podium_server.compose.judges import (
+    Kinds,
+    chat_judge,
+    cross_encoder_judge,
+    encoder_judge,
+    late_interacting,
+    rerank_api_judge,
+)
+from podium_server.config import Config, CrossEncoderModel, OpenAIModel, RerankApiModel, StageSection, VllmModel
 from podium_server.errors import FailedPrecondition, NotFound
 from podium_server.judges.judge import Judge
+from podium_server.judges.watched import Watch, WatchedJudge
 from podium_server.ranking.searcher import EncoderOf
 from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer
 
@@ -19,6 +35,7 @@ if TYPE_CHECKING:
     from podium_server.backends.chat.backend import ChatBackend
     from podium_server.backends.cross_encoders.seat import CrossEncoderSeat
     from podium_server.backends.encoders.encoder import Encoder
+    from podium_server.backends.rerank_api.api import RerankApi
     from podium_server.judges.encoder import EncoderSeat, StoredVectors
     from podium_server.judges.verdict_cache import SqliteVerdictCache
 
@@ -47,11 +64,18 @@ class Models:
         config: whose models they are.
         stored: where recalled documents' vectors are; None without a store.
         verdicts: where chat models' verdicts are kept; None without a store.
+        watched: whether models that fail are asked no more for a while, which a server wants, and a job does not: it
+            has the time to try again, and would run through its lists instead.
 
     """
 
     def __init__(
-        self, config: Config, *, stored: StoredVectors | None = None, verdicts: SqliteVerdictCache | None = None
+        self,
+        config: Config,
+        *,
+        stored: StoredVectors | None = None,
+        verdicts: SqliteVerdictCache | None = None,
+        watched: bool = False,
     ) -> None:
         self.config = config
         self.stored = stored
@@ -59,15 +83,38 @@ class Models:
         self.encoders: dict[str, EncoderSeat] = {}
         self.cross_encoders: dict[str, CrossEncoderSeat] = {}
         self.chats: dict[str, ChatBackend] = {}
+        self.rerank_apis: dict[str, RerankApi] = {}
+        self.watched = watched
+        self.watches: dict[str, Watch] = {}
 
     def judge(self, section: StageSection, model: str, asks: Kinds) -> Judge:
         """Return the judge of `model` for a stage (a `ranking.pipeline.JudgeMaker`)."""
+        judge = self._judge(section, model, asks)
+        return WatchedJudge(judge, self.watch(model)) if self.watched else judge
+
+    def watch(self, model: str) -> Watch:
+        """Return the watch over a model.
+
+        Raises:
+            NotFound: no model of that name.
+
+        """
+        watch = self.watches.get(model)
+        if watch is None:
+            given = self.section(model).breaker.model_dump()
+            hung_s = given.pop("hung_s")
+            watch = self.watches[model] = Watch(model, BreakerSettings(**given), hung_s=hung_s)
+        return watch
+
+    def _judge(self, section: StageSection, model: str, asks: Kinds) -> Judge:
         match self.section(model):
             case OpenAIModel() | VllmModel() as configured:
                 return chat_judge(section, configured, self.chat(model), asks, verdicts=self.verdicts)
             case CrossEncoderModel() as configured:
                 seat = self.cross_encoder(model)
                 return cross_encoder_judge(section, configured, seat, passages_max=self.config.limits.passages)
+            case RerankApiModel() as configured:
+                return rerank_api_judge(section, configured, self.rerank_api(model, configured))
             case configured:
                 return encoder_judge(
                     section,
@@ -104,7 +151,7 @@ class Models:
             from podium_server.judges.encoder import EncoderSeat
 
             section = self.section(model)
-            if isinstance(section, OpenAIModel | VllmModel | CrossEncoderModel):
+            if isinstance(section, OpenAIModel | VllmModel | CrossEncoderModel | RerankApiModel):
                 raise FailedPrecondition(f"the model {model!r} (backend {section.backend!r}) does not embed")
             waiting_max = self.config.limits.encoder_queue
             seat = self.encoders[model] = EncoderSeat(
@@ -174,6 +221,8 @@ class Models:
             )
         if isinstance(section, CrossEncoderModel):
             return self._cross_encoder_card(name, section)
+        if isinstance(section, RerankApiModel):
+            return self._rerank_api_card(name, section)
         return self._encoder_card(name, section)
 
     def _cross_encoder_card(self, name: str, section: CrossEncoderModel) -> ModelCard:
@@ -188,6 +237,19 @@ class Models:
             ready=loaded is not None,
             prices=section.prices.prices(),
             max_tokens=loaded.max_tokens if loaded is not None else section.max_tokens,
+        )
+
+    def _rerank_api_card(self, name: str, section: RerankApiModel) -> ModelCard:
+        api = self.rerank_apis.get(name)
+        return ModelCard(
+            name=name,
+            backend=section.backend,
+            model_id=section.model,
+            revision=api.revision if api is not None else "",
+            answers=frozenset({Grade}),
+            ready=True,
+            prices=section.prices.prices(),
+            max_tokens=section.max_tokens,
         )
 
     def _encoder_card(self, name: str, section: EncoderSection) -> ModelCard:
@@ -214,6 +276,13 @@ class Models:
             backend = self.chats[model] = chat_backend(model, self.section(model))
         return backend
 
+    def rerank_api(self, model: str, section: RerankApiModel) -> RerankApi:
+        """Return the model of that name and section, which is behind rerank endpoints."""
+        api = self.rerank_apis.get(model)
+        if api is None:
+            api = self.rerank_apis[model] = rerank_api(model, section)
+        return api
+
     async def aclose(self) -> None:
         """Stop all threads and close all connections."""
         for scoring in self.cross_encoders.values():
@@ -222,3 +291,5 @@ class Models:
             await asyncio.to_thread(seat.close)
         for backend in self.chats.values():
             await backend.aclose()
+        for api in self.rerank_apis.values():
+            await api.aclose()

@@ -91,6 +91,7 @@ def _amounts(usage: Usage) -> dict[str, Any]:
     counted = {
         "reasoning_tokens": usage.reasoning_tokens,
         "pairs": usage.pairs,
+        "search_units": usage.search_units,
         "retries": usage.retries,
         "cache_hits": usage.cache_hits,
         "truncated_documents": usage.truncated_documents,

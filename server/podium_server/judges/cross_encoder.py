@@ -27,6 +27,7 @@ from podium_server.errors import FailedPrecondition
 from podium_server.judges.case import Case, Side, Truncation
 from podium_server.judges.judge import JudgeFacts, Ruling, ScoreKind, Sink
 from podium_server.judges.passages import Reading, passages, shortened
+from podium_server.telemetry import spans
 from podium_strategies.plan import Grade, Question
 
 Score: TypeAlias = Literal["logit", "probability"]
@@ -167,6 +168,23 @@ class CrossEncoderJudge:
         deliver: Callable[..., None],
     ) -> None:
         """Have the model score documents, and deliver each as its last pair is scored."""
+        with spans.opened(
+            f"rerank {self.seat.name}",
+            gen_ai__operation__name="rerank",
+            gen_ai__provider__name="podium",
+            gen_ai__request__model=self.seat.name,
+            podium__documents=len(missing),
+        ):
+            await self._score_now(case, batcher, missing, spent, deliver)
+
+    async def _score_now(
+        self,
+        case: Case,
+        batcher: Batcher,
+        missing: dict[bytes, str],
+        spent: _Spending,
+        deliver: Callable[..., None],
+    ) -> None:
         _, tokens = self._expected(case, missing.values())
         place = batcher.admit(tokens, pairs=len(missing), deadline_at=case.deadline_at)
         try:

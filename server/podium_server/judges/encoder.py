@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.encoders.encoder import Encoded, Encoder
+from podium_server.backends.encoders.encoder import Encoded, Encoder, deadline_at
 from podium_server.backends.encoders.maxsim import maxsim
 from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
 from podium_server.judges.case import Case, Side, Truncation
 from podium_server.judges.judge import JudgeFacts, Ruling, ScoreKind, Sink
+from podium_server.telemetry import spans
 from podium_strategies.plan import Grade, Liken, Question
 
 Vectors = NDArray[np.float32]
@@ -80,6 +81,13 @@ class EncoderSeat:
             if self.loaded is None:
                 self.loaded = self.load()
             return self.loaded
+
+    def unload(self) -> None:
+        """Free the model; the next use loads it again. Blocks. Nobody may be at work with it."""
+        with self._loading:
+            loaded, self.loaded = self.loaded, None
+        if loaded is not None:
+            loaded.close()
 
     def close(self) -> None:
         """Stop the threads and free the model."""
@@ -200,9 +208,12 @@ class EncoderJudge:
         """Have the query and one more slice of `items` encoded; return whether some are still missing."""
         tokens_wanted = (self.late_interaction or self.with_token_vectors) and encoder.has_token_vectors
         if with_query and seen.query is None:
-            encoded, queue_s = await self.seat.queries.run(
-                lambda: encoder.encode_queries([case.query], token_vectors=tokens_wanted)
-            )
+
+            def encode() -> Encoded:
+                deadline_at.set(case.deadline_at)
+                return encoder.encode_queries([case.query], token_vectors=tokens_wanted)
+
+            encoded, queue_s = await self.seat.queries.run(encode)
             spent.encoded(encoded, queue_s, documents=0)
             seen.query = encoded
         missing = [item for item in items if item not in seen.vectors or (tokens_wanted and item not in seen.tokens)]
@@ -236,10 +247,19 @@ class EncoderJudge:
             begun = True
             shortened = [_shortened(text, encoder, case.truncation) for text in texts]
             cut = sum(len(short) < len(text) for short, text in zip(shortened, texts, strict=True))
+            # In the thread of the encoder, whose context is its own.
+            deadline_at.set(case.deadline_at)
             return encoder.encode_documents(shortened, token_vectors=tokens_wanted), cut
 
         try:
-            (encoded, cut), queue_s = await self.seat.documents.run(encode)
+            with spans.opened(
+                f"embeddings {self.seat.name}",
+                gen_ai__operation__name="embeddings",
+                gen_ai__provider__name="podium",
+                gen_ai__request__model=self.seat.name,
+                podium__documents=len(part),
+            ):
+                (encoded, cut), queue_s = await self.seat.documents.run(encode)
         except asyncio.CancelledError:
             if begun:  # the thread finishes what it began, and whoever runs the model is paid for it
                 characters = sum(map(len, texts))

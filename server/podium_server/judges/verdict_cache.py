@@ -52,6 +52,7 @@ class SqliteVerdictCache:
         if bytes_max < 1 or rows_max < 1:
             raise ValueError(f"bytes_max is {bytes_max} and rows_max is {rows_max}: at least 1 each")
         self.path = Path(path)
+        self.hits = self.misses = 0
         self.dropped = 0
         """Verdicts that were not kept, because the disk was too slow or refused."""
         self._bytes_max = bytes_max
@@ -83,8 +84,10 @@ class SqliteVerdictCache:
                 except sqlite3.DatabaseError as error:
                     raise self._refusal(error) from error
             if row is None:
+                self.misses += 1
                 return None
             waiting = (row[0], row[1])
+        self.hits += 1
         return json.loads(waiting[0]), waiting[1]
 
     def put(self, key: bytes, answer: Any, note: str) -> None:

@@ -152,7 +152,7 @@ class Labeller:
         warnings: tuple[Warned, ...] = ()
         if given.docids:
             candidates, warnings = validate.columns(given.ids, given.texts, given.prior_scores, self.limits)
-        with self.reranker.admitted():
+        async with self.reranker.admitted():
             runs = await self._runs(query, candidates, bill)
             order, scores, aggregate = joined_runs(runs)
             pairs = await self._sampled(given, query, candidates, order, bill)

@@ -37,6 +37,7 @@ from podium_server.ranking.request import (
     TracedQuestion,
     TracedRound,
 )
+from podium_server.ranking.stage_spans import StageSpans
 from podium_strategies.drive import Asked, Execution
 from podium_strategies.plan import Permutation, PlanError, Question
 
@@ -68,10 +69,11 @@ class _Amounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """Who answers a role's questions, and the account that pays for it."""
+    """Who answers a role's questions, the account that pays for it, and whether the stage may be left out."""
 
     judge: Judge
     account: Account
+    skippable: bool = False
 
 
 def role_in(roles: Container[str], role: str) -> str:
@@ -117,13 +119,16 @@ class Drive:
     trace: list[TracedRound] = field(init=False, default_factory=list)
     completion: Completion = field(init=False, default=Completion.COMPLETE)
     cause: PodiumError | None = field(init=False, default=None)
+    given_up: list[tuple[str, PodiumError]] = field(init=False, default_factory=list)
+    """Stages whose model failed, and why; the next stage went on without them."""
     _answered: int = field(init=False, default=0)
-    _tasks: set[asyncio.Task[None]] = field(init=False, default_factory=set)
+    _tasks: dict[asyncio.Task[None], _RoundSink] = field(init=False, default_factory=dict)
     _reserved: _Amounts = field(init=False, default_factory=lambda: _Amounts(0, 0, 0))
     _began: float = field(init=False, default_factory=time.monotonic)
     _first_depth: dict[str, int] = field(init=False, default_factory=dict)
     _path_before: dict[str, float] = field(init=False, default_factory=dict)
     _started: dict[str, float] = field(init=False, default_factory=dict)
+    _spans: StageSpans = field(init=False, default_factory=StageSpans)
     _ended: _Ended | None = field(init=False, default=None)
     """Why nothing more is asked; the first reason stands. None while the plan goes on."""
     _over: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -148,6 +153,7 @@ class Drive:
         finally:
             self._stop(Completion.COMPLETE, None)
             await self._cancel_tasks()
+            self._spans.end()
             self.ledger.rounds = max(self.ledger.rounds, self.execution.depth)
             self.ledger.critical_path_s += self.execution.critical_path
         return self._ending(self._ended or _Ended(Completion.COMPLETE, None))
@@ -190,8 +196,9 @@ class Drive:
             self._path_before.setdefault(account.stage, self.execution.critical_path)
             sink = _RoundSink(self, seat, asked, indices, len(indices), reserved)
             self._tell(sink, asked.depth - first + 1)
-            task = asyncio.create_task(seat.judge.rule(self.case, questions, sink), name=f"judge {role}")
-            self._tasks.add(task)
+            ruling = seat.judge.rule(self.case, questions, sink)
+            task = asyncio.create_task(ruling, name=f"judge {role}", context=self._spans.context(account))
+            self._tasks[task] = sink
             task.add_done_callback(partial(self._judge_done, sink))
 
     def _tell(self, sink: _RoundSink, number: int) -> None:
@@ -262,7 +269,7 @@ class Drive:
                 self.provenance[item] = Provenance.REPAIRED
             elif self.provenance[item] is Provenance.CARRIED_OVER:
                 self.provenance[item] = Provenance.SCORED
-        if self._over.is_set():
+        if self._over.is_set() or sink.dropped:
             return  # too late for the plan; the bill has it
         try:
             complete = self.execution.answer(asked.id, index, ruling.answer, cost=elapsed_s)
@@ -281,15 +288,39 @@ class Drive:
             self._reserved = self._reserved.plus(still).minus(before)
 
     def _judge_done(self, sink: _RoundSink, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        del self._tasks[task]
         error: BaseException | None = None if task.cancelled() else _first(task.exception())
-        if error is not None:
-            self._fail(error)
+        if sink.dropped:
+            pass
+        elif error is not None:
+            if not (sink.seat.skippable and self._give_up(sink, error)):
+                self._fail(error)
         elif sink.open > 0 and self._ended is None:
             # Its backend was closed under it, or it is defective: nobody else will answer what it was asked.
             model = sink.seat.judge.facts.model
             self._fail(BackendDown(f"the model {model!r} stopped and left {sink.open} questions unanswered"))
         self._notice_the_end()
+
+    def _give_up(self, sink: _RoundSink, error: BaseException) -> bool:
+        """Leave a stage out whose model failed, and let the next one go on; return whether that was possible."""
+        wanted = self.budget.on_exhausted is OnExhausted.PARTIAL and self._ended is None
+        if not wanted or not isinstance(error, _EXCUSED):
+            return False
+        for task, other in [*self._tasks.items(), (None, sink)]:
+            # Stages take turns, so that all of these are of this one.
+            other.dropped = True
+            if other.reserved is not None:
+                self._reserved = self._reserved.minus(other.reserved.share(other.open, len(other.indices)))
+                other.reserved = None
+            if task is not None:
+                task.cancel()
+        self.given_up.append((sink.seat.account.stage.partition(".")[0], error))
+        try:
+            self.execution.give_up()
+            self._launch()
+        except Exception as defect:  # noqa: BLE001  # a plug-in's own code runs here
+            self._fail(defect)
+        return True
 
     # --- ending -------------------------------------------------------------------------------------------------
 
@@ -322,6 +353,8 @@ class Drive:
     def _ending(self, ended: _Ended) -> Permutation:
         """Return the order that stands at the end, or raise what the caller has to hear instead."""
         if self.execution.result is not None:
+            if self.given_up:
+                self.completion, (_, self.cause) = Completion.PARTIAL_BACKEND, self.given_up[0]
             return self.execution.result.order
         cause = ended.cause
         if isinstance(cause, PlanError):
@@ -368,6 +401,8 @@ class _RoundSink:
     reserved: _Amounts | None
     """Of the budget, for all of them together; None where nothing is bounded."""
     traced: TracedRound | None = None
+    dropped: bool = False
+    """Its stage was given up: what still comes in is entered in the bill, and the plan is told nothing."""
 
     def ruled(self, index: int, ruling: Ruling, *, elapsed_s: float) -> None:
         self.drive.answered(self, index, ruling, elapsed_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,6 +29,9 @@ class Work:
     ledger: Ledger
     outcome: Outcome | None = None
 
+
+for_the_house: ContextVar[bool] = ContextVar("for_the_house", default=False)
+"""Set where the server ranks on its own account, as in the shadow: nobody's rights and nobody's quota count there."""
 
 Guard: TypeAlias = Callable[[Work], AbstractAsyncContextManager[object]]
 """Stands around a request. It refuses by raising one of our errors on the way in, and sees every error on the way out;

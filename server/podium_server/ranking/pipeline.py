@@ -36,7 +36,7 @@ _JUDGES_KEYS = (
 )
 """The keys of a stage that say who answers, and how."""
 
-_STAGES_KEYS = ("name", "keep", "weight", "of", "base")
+_STAGES_KEYS = ("name", "keep", "weight", "of", "base", "on_failure")
 """Those that say what becomes of its order."""
 
 
@@ -97,6 +97,7 @@ class Pipeline:
         ledger = Ledger()
         seats: dict[str, Seat] = {}
         flow = self._flow(n)
+        skippable = {stage.role: given.on_failure == "skip" for stage, given in self._sections}
         for voice in self.voices:
             candidates_in, candidates_out = flow[voice.role.partition(".")[0]]
             facts = voice.judge.facts if voice.judge is not None else None
@@ -113,7 +114,7 @@ class Pipeline:
                 )
             )
             if voice.judge is not None:
-                seats[voice.role] = Seat(voice.judge, account)
+                seats[voice.role] = Seat(voice.judge, account, skippable[voice.role.partition(".")[0]])
         return seats, ledger
 
     def skipped(self, ledger: Ledger) -> tuple[str, ...]:
@@ -130,6 +131,10 @@ class Pipeline:
                 first.setdefault(id(voice.strategy), voice)
                 asked[id(voice.strategy)] = asked.get(id(voice.strategy), 0) + account.questions
         return tuple(voice.stage for key, voice in first.items() if not asked[key])
+
+    @property
+    def _sections(self) -> zip[tuple[Stage, StageSection]]:
+        return zip(self.stages, self.section.stages, strict=True)
 
     def _flow(self, n: int) -> dict[str, tuple[int, int]]:
         """Return how many candidates enter and leave each stage."""
@@ -282,6 +287,7 @@ def _stage(
         _refuse_keys(section, _JUDGES_KEYS, where, f"is for its voices to say: {section.strategy} itself asks nobody")
         inner: list[Stage] = []
         for place, voice in enumerate(section.of):
+            _refuse_keys(voice, ("on_failure",), f"{where}.of[{place}]", "is for the whole stage to say")
             inner.append(_stage(voice, path, {s.role for s in inner}, voices, judge_of, f"{where}.of[{place}]"))
         options["of"] = tuple(inner)
     if section.base is not None:

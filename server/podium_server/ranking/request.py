@@ -55,6 +55,20 @@ class Explain(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """Whoever sent a request over the wire.
+
+    Args:
+        request_id: of the call; with `/` and the item's id in a batch.
+        metadata: what came beside the message, by lower-case key.
+
+    """
+
+    request_id: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RankRequest:
     """A query and its candidates, in first-stage order, validated (see `validate`)."""
 
@@ -69,6 +83,8 @@ class RankRequest:
     seed: int = 0
     explain: Explain = Explain.NONE
     collection: str = ""
+    caller: Caller | None = None
+    """Of a live request. None for those of jobs, comparisons and evaluations, which take part in no experiment."""
 
 
 class Completion(Enum):

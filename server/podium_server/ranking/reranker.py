@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,10 +15,11 @@ from podium_server.config import PipelineSection, parse_stage
 from podium_server.errors import ConfigInvalid, InvalidRequest, NotFound, Overloaded, PodiumError, Unavailable
 from podium_server.judges.case import Case
 from podium_server.limits import Limits
+from podium_server.ranking.challenger import Experiments
 from podium_server.ranking.driver import Drive, Seat
 from podium_server.ranking.guard import Guard, Work
 from podium_server.ranking.pipeline import Estimate, JudgeMaker, Pipeline, build, estimate, pool_of
-from podium_server.ranking.request import Completion, Outcome, RankRequest, Snapshot, Warned
+from podium_server.ranking.request import Outcome, RankRequest, Snapshot, Warned
 from podium_strategies.drive import Execution
 from podium_strategies.forecast import forecast
 from podium_strategies.plan import Permutation, PlanTooLarge, Strategy
@@ -42,6 +43,10 @@ class Reranker:
         judge_of: gives the judges of inline pipelines.
         limits: of requests.
         guards: stand around every request, the outermost first.
+        experiments: on live requests; None for none.
+        may: raises where the caller may not have its request ranked so; None where everybody may.
+        place: waits for a place among the running requests until a moment (`time.monotonic()` seconds) or for as long
+            as it likes, and returns what gives the place back. None: there is one, or the request is refused.
 
     """
 
@@ -50,6 +55,9 @@ class Reranker:
     judge_of: JudgeMaker
     limits: Limits
     guards: Sequence[Guard] = ()
+    experiments: Experiments | None = None
+    may: Callable[[RankRequest], None] | None = None
+    place: Callable[[float | None], Awaitable[Callable[[], None]]] | None = None
     draining: bool = field(init=False, default=False)
     running: int = field(init=False, default=0)
     refused: int = field(init=False, default=0)
@@ -64,8 +72,11 @@ class Reranker:
         Raises:
             NotFound: with the names that there are.
             InvalidRequest, FailedPrecondition: an inline pipeline cannot be built.
+            PermissionDenied: the caller may not use it.
 
         """
+        if self.may is not None:
+            self.may(request)
         if request.inline is not None:
             return self._inline(request.inline)
         name = request.pipeline or self.default_pipeline
@@ -96,29 +107,23 @@ class Reranker:
             Unavailable, Overloaded: there is no place.
 
         """
-        with self.admitted():
+        async with self.admitted(deadline_at):
             return await self.rank(
                 request, deadline_at=deadline_at, warnings=warnings, on_snapshot=on_snapshot, on_ledger=on_ledger
             )
 
-    def admitted(self) -> _Admission:
-        """Take a place among the running requests, for a `with`.
+    def admitted(self, deadline_at: float | None = None) -> _Admission:
+        """Take a place among the running requests, for an `async with`.
+
+        Args:
+            deadline_at: `time.monotonic()` seconds after which a place is of no use.
 
         Raises:
             Unavailable: the server is draining.
             Overloaded: all places are taken.
 
         """
-        if self.draining:
-            raise Unavailable("this server is stopping; another one will answer")
-        if self.running >= self.limits.concurrent_requests:
-            self.refused += 1
-            raise Overloaded(
-                f"{self.running} requests are at work, and limits.concurrent_requests is "
-                f"{self.limits.concurrent_requests}; try again later",
-                retry_after_s=0.5,
-            )
-        return _Admission(self)
+        return _Admission(self, deadline_at)
 
     async def rank(
         self,
@@ -144,13 +149,28 @@ class Reranker:
             PodiumError: with `spent`, the ledger of what was used until then.
 
         """
+
+        def run(given: RankRequest) -> Coroutine[None, None, Outcome]:
+            return self._rank(given, deadline_at, ledger_before, warnings, on_snapshot, on_ledger)
+
         try:
-            return await self._rank(request, deadline_at, ledger_before, warnings, on_snapshot, on_ledger)
+            if self.experiments is None or request.caller is None:
+                return await run(request)
+            name = "" if request.inline is not None else request.pipeline or self.default_pipeline
+            return await self.experiments.rank(
+                name, request, request.caller, run, self._beside, deadline_at=deadline_at
+            )
         except PodiumError as error:
             # Refused before anybody was asked: the recall before it is on the bill all the same.
             if error.spent is None:
                 error.spent = ledger_before
             raise
+
+    async def _beside(
+        self, request: RankRequest, deadline_at: float | None, on_ledger: Callable[[Ledger], None]
+    ) -> Outcome:
+        """Rank a request beside the one that was admitted, with a ledger of its own (`challenger.RunBeside`)."""
+        return await self._rank(request, deadline_at, None, (), None, on_ledger)
 
     async def _rank(
         self,
@@ -225,7 +245,7 @@ class Reranker:
                 self._check_size(pool.n, await asyncio.to_thread(_most_questions, strategy, pool.n))
             return Execution(strategy.plan(pool), pool.n)
         except PlanTooLarge as error:
-            raise InvalidRequest("documents", f"too many for this pipeline: {error}") from error
+            raise _too_large(error) from error
 
     def _check_size(self, n: int, questions: float) -> None:
         if questions > self.limits.questions:
@@ -269,7 +289,7 @@ class Reranker:
             quote = estimate(pipeline, _case(request, None))
             return pipeline, replace(quote, time_s=self._expected_s(pipeline.name, quote))
         except PlanTooLarge as error:
-            raise InvalidRequest("documents", f"too many for this pipeline: {error}") from error
+            raise _too_large(error) from error
 
     async def drained(self, timeout_s: float) -> bool:
         """Refuse new requests, and wait until the running ones have ended; return whether they all have."""
@@ -284,6 +304,12 @@ class Reranker:
         return True
 
 
+def _too_large(error: PlanTooLarge) -> InvalidRequest:
+    # A strategy's own limit is an option of its, and the message names it.
+    ours = {"limit": "questions"} if "limits.questions" in str(error) else {}
+    return InvalidRequest("documents", f"too many for this pipeline: {error}", metadata=ours)
+
+
 @lru_cache(maxsize=4096)
 def _most_questions(strategy: Strategy, n: int) -> float:
     """Return the most questions that a plan over `n` candidates asks, or as many as a truthful judge leads to."""
@@ -296,12 +322,33 @@ class _Admission:
     """A place among the running requests, given back on every way out."""
 
     reranker: Reranker
+    deadline_at: float | None
+    give_back: Callable[[], None] | None = None
 
-    def __enter__(self) -> None:
-        self.reranker.running += 1
+    async def __aenter__(self) -> None:
+        reranker = self.reranker
+        if reranker.draining:
+            raise Unavailable("this server is stopping; another one will answer")
+        if reranker.place is not None:
+            try:
+                self.give_back = await reranker.place(self.deadline_at)
+            except Overloaded:
+                reranker.refused += 1
+                raise
+        elif reranker.running >= reranker.limits.concurrent_requests:
+            reranker.refused += 1
+            raise Overloaded(
+                f"{reranker.running} requests are at work, and limits.concurrent_requests is "
+                f"{reranker.limits.concurrent_requests}; try again later",
+                retry_after_s=0.5,
+                metadata={"limit": "concurrent_requests"},
+            )
+        reranker.running += 1
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self.reranker.running -= 1
+        if self.give_back is not None:
+            self.give_back()
         if not self.reranker.running:
             self.reranker._idle.set()
 
@@ -336,8 +383,7 @@ def _outcome(
     warnings: tuple[Warned, ...],
 ) -> Outcome:
     result = execution.result
-    complete = drive.completion is Completion.COMPLETE and result is not None
-    scores = result.scores if complete and result is not None and result.scores is not None else (None,) * execution.n
+    scores = result.scores if result is not None and result.scores is not None else (None,) * execution.n
     return Outcome(
         order=order,
         scores=scores,
@@ -356,7 +402,12 @@ def _closing_warnings(pipeline: Pipeline, drive: Drive, ledger: Ledger) -> list[
     """Return what the ledger shows that the caller should know."""
     total = ledger.total()
     warnings: list[Warned] = []
-    if drive.cause is not None:
+    if drive.given_up:
+        warnings += [
+            Warned("BACKEND_FAILED", f"the stage {stage} was given up, and the next one went on without it: {error}")
+            for stage, error in drive.given_up
+        ]
+    elif drive.cause is not None:
         warnings.append(Warned("PARTIAL", drive.cause.message))
     else:
         warnings += [

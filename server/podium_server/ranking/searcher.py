@@ -81,7 +81,7 @@ class Searcher:
             PodiumError: as `Reranker.rerank` and `Retriever.retrieve`.
 
         """
-        with self.reranker.admitted():
+        async with self.reranker.admitted(deadline_at):
             return await self._search(request, deadline_at, warnings, on_snapshot)
 
     async def _search(

@@ -91,9 +91,9 @@ class Collections:
 
     # --- collections --------------------------------------------------------------------------------------------
 
-    async def create(self, name: str, settings: CollectionSettings) -> CollectionRow:
+    async def create(self, name: str, settings: CollectionSettings, *, namespace: str = "") -> CollectionRow:
         """Make a collection. See `Engine.create`."""
-        return await self._run(self._writer, lambda: self.engine.create(name, settings))
+        return await self._run(self._writer, lambda: self.engine.create(name, settings, namespace=namespace))
 
     async def get(self, name: str) -> CollectionRow:
         """Return a collection. See `Engine.get`."""
@@ -174,6 +174,7 @@ class Collections:
             raise Overloaded(
                 f"{self._waiting} calls wait for the store, which is its limit; try again later",
                 retry_after_s=_RETRY_AFTER_S,
+                metadata={"limit": "waiting"},
             )
         self._waiting += 1
         try:

@@ -95,7 +95,11 @@ def check_document(document: Document, limits: RecallLimits, *, field: str) -> N
         raise InvalidRequest(f"{field}.text", "is empty; a document without a text can never be found")
     _check_metadata(document.metadata, field=f"{field}.metadata", depth=0)
     if (size := len(metadata_json(document.metadata).encode())) > limits.metadata_bytes:
-        raise InvalidRequest(f"{field}.metadata", f"has {size:,} bytes; the limit is {limits.metadata_bytes:,}")
+        raise InvalidRequest(
+            f"{field}.metadata",
+            f"has {size:,} bytes; the limit is {limits.metadata_bytes:,}",
+            metadata={"limit": "metadata_bytes"},
+        )
 
 
 def metadata_json(metadata: Mapping[str, Json]) -> str:

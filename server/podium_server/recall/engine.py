@@ -242,8 +242,10 @@ class Engine:
 
     # --- collections --------------------------------------------------------------------------------------------
 
-    def create(self, name: str, settings: CollectionSettings) -> CollectionRow:
+    def create(self, name: str, settings: CollectionSettings, *, namespace: str = "") -> CollectionRow:
         """Make a collection. One that is there with the same settings is returned as it is.
+
+        In a namespace it is stored as `NAMESPACE.NAME`, and that is its name for all other methods. No name has a dot.
 
         Raises:
             InvalidRequest: the name, or how it is cut into passages.
@@ -280,7 +282,8 @@ class Engine:
             raise FailedPrecondition(
                 f"the encoder {encoder.name!r} has no token vectors to keep; leave token_vectors out, or use another"
             )
-        return self._store.create(name, filled, revision=encoder.revision, dim=encoder.dim)
+        stored = f"{namespace}.{name}" if namespace else name
+        return self._store.create(stored, filled, revision=encoder.revision, dim=encoder.dim)
 
     def get(self, name: str) -> CollectionRow:
         """Return a collection.

@@ -391,7 +391,8 @@ class Store:
                 return existing
             if len(reader.names()) >= self._limits.collections:
                 raise QuotaExceeded(
-                    f"there are {self._limits.collections:,} collections, which is the limit; delete one"
+                    f"there are {self._limits.collections:,} collections, which is the limit; delete one",
+                    metadata={"limit": "collections"},
                 )
             writer.execute(
                 "INSERT INTO collections (name, encoder, revision, dim, chunk_tokens, overlap_tokens, token_vectors,"

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from podium_server.access.tls import subjects_in
 from podium_server.errors import InvalidRequest
 from podium_server.transport.door import REQUEST_ID_KEY, TRACEPARENT_KEY, Call, Door, Failed, Method
 
@@ -56,7 +57,7 @@ def _handler(door: Door, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
 
 def _one(door: Door, method: Method, read: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
     async def handle(request: Any, context: Context) -> Message | None:
-        call = _call(method.name, context)
+        call = read_call(method.name, context, mutual=door.mutual)
         # Beside the answer itself, this is the dearest part of a short call: not for those who did not ask.
         if call.named:
             await context.send_initial_metadata(call.returned)
@@ -71,7 +72,7 @@ def _one(door: Door, method: Method, read: Callable[[Any], Any]) -> Callable[[An
 
 def _many(door: Door, method: Method, read: Callable[[Any], Any]) -> Callable[[Any, Context], Any]:
     async def handle(request: Any, context: Context) -> None:
-        call = _call(method.name, context)
+        call = read_call(method.name, context, mutual=door.mutual)
         await context.send_initial_metadata(call.returned)
         try:
             async with aclosing(door.many(method, lambda: read(request), call)) as answers:
@@ -88,7 +89,8 @@ async def _abort(context: Context, call: Call, failed: Failed) -> None:
     await context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))
 
 
-def _call(name: str, context: Context) -> Call:
+def read_call(name: str, context: Context, *, mutual: bool) -> Call:
+    """Return what a call brings; where certificates are `mutual`, with the names in that of the caller."""
     request_id = traceparent = ""
     metadata: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
@@ -110,6 +112,7 @@ def _call(name: str, context: Context) -> Call:
         deadline_at=None if remaining_s is None or remaining_s > _FOREVER_S else began + remaining_s,
         metadata=metadata,
         peer=context.peer(),
+        subjects=subjects_in(context.auth_context()) if mutual else (),
     )
     context.set_trailing_metadata(call.returned)
     return call

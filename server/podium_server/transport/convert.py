@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -29,6 +29,7 @@ from podium_server.judges.judge import ScoreKind
 from podium_server.limits import Limits
 from podium_server.ranking.request import (
     Budget,
+    Caller,
     Completion,
     Explain,
     OnExhausted,
@@ -42,6 +43,9 @@ from podium_server.ranking.request import (
 )
 from podium_strategies import prompts
 from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer, Question
+
+if TYPE_CHECKING:
+    from podium_server.transport.door import Call
 
 _NANOS = 1_000_000_000
 _WARNED_DOCUMENTS_MAX = 100
@@ -159,6 +163,12 @@ def explained(message: Ranked) -> Explain:
     """Return how much an answer shall tell."""
     explain: Explain = _known("explain", _EXPLAIN, message.explain)
     return explain
+
+
+def live(request: RankRequest, call: Call, item_id: str = "") -> RankRequest:
+    """Return the request as one that a caller waits for, so that it takes part in experiments."""
+    name = f"{call.request_id}/{item_id}" if item_id else call.request_id
+    return replace(request, caller=Caller(name, call.metadata))
 
 
 def within_collection(request: RankRequest, collection: str) -> RankRequest:

@@ -46,6 +46,7 @@ class Call(NamedTuple):
         metadata: what the caller sent beside the message, by lower-case key: metadata, or the headers of HTTP.
         peer: who is at the other end, as gRPC writes it (`ipv4:127.0.0.1:5432`).
         via: `grpc`, or the dialect of HTTP.
+        subjects: names in the certificate that the other end has shown and proved to own; none without mutual TLS.
 
     """
 
@@ -58,6 +59,7 @@ class Call(NamedTuple):
     metadata: Mapping[str, str] = _NOTHING
     peer: str = ""
     via: str = "grpc"
+    subjects: tuple[str, ...] = ()
 
     @property
     def returned(self) -> tuple[tuple[str, str], ...]:
@@ -105,10 +107,12 @@ class Door:
 
     Args:
         guards: the outermost first.
+        mutual: whether callers show certificates.
 
     """
 
     guards: Sequence[Guard] = ()
+    mutual: bool = False
     methods: dict[str, Method] = field(default_factory=dict)
     running: int = 0
     closed: bool = False

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc
 from grpc_health.v1 import health, health_pb2
 
 if TYPE_CHECKING:
@@ -52,3 +53,16 @@ class Health:
     async def drain(self) -> None:
         """Tell that nothing is served any more, for good."""
         await self.servicer.enter_graceful_shutdown()
+
+
+def handler(servicer: HealthServicer) -> grpc.GenericRpcHandler:
+    """Return the handler of a servicer, to be offered as it is or behind guards."""
+    reading: dict[str, Any] = {
+        "request_deserializer": health_pb2.HealthCheckRequest.FromString,
+        "response_serializer": health_pb2.HealthCheckResponse.SerializeToString,
+    }
+    methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        "Check": grpc.unary_unary_rpc_method_handler(servicer.Check, **reading),
+        "Watch": grpc.unary_stream_rpc_method_handler(servicer.Watch, **reading),
+    }
+    return grpc.method_handlers_generic_handler(health.SERVICE_NAME, methods)

@@ -152,7 +152,9 @@ class IndexService:
 
     def _check_ids(self, ids: Sequence[str]) -> None:
         if not 1 <= len(ids) <= self.limits.ids:
-            raise InvalidRequest("ids", f"are {len(ids):,}; 1 to {self.limits.ids:,}. Use several calls")
+            raise InvalidRequest(
+                "ids", f"are {len(ids):,}; 1 to {self.limits.ids:,}. Use several calls", metadata={"limit": "ids"}
+            )
 
 
 async def _documents(

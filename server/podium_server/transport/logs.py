@@ -1,12 +1,17 @@
-"""Log records with the request that they belong to, as lines of `key=value`. Queries and documents are never logged."""
+"""Log records with the request that they belong to, as lines of `key=value` or as JSON. No query is ever logged."""
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, TextIO, TypeAlias
 
 from podium_server.transport.door import current_call
+
+Form: TypeAlias = Literal["lines", "json"]
 
 _USUAL = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "request_id", "trace_id", "taskName"}
 
@@ -36,14 +41,40 @@ class Lines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the name is the standard library's
         """Return the line, with what the record carries beside its message behind it."""
-        facts = {key: value for key, value in vars(record).items() if key not in _USUAL}
-        facts |= {key: getattr(record, key) for key in ("request_id", "trace_id") if hasattr(record, key)}
-        return super().formatMessage(record) + "".join(f" {key}={value}" for key, value in facts.items())
+        return super().formatMessage(record) + "".join(f" {key}={value}" for key, value in _facts(record).items())
 
 
-def configure(level: str = "INFO", stream: TextIO | None = None) -> None:
+class Json(logging.Formatter):
+    """A JSON object a line.
+
+    `time` (RFC 3339, UTC), `level`, `logger`, `message`, what the record carries, and `error` with the traceback where
+    there is one.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        fields: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        # What a record carries cannot take the place of who says it, and when.
+        fields = {**_facts(record), **fields}
+        if record.exc_info:
+            fields["error"] = self.formatException(record.exc_info)
+        return json.dumps(fields, default=str, ensure_ascii=True)
+
+
+def _facts(record: logging.LogRecord) -> Mapping[str, Any]:
+    """Return what a record carries beside its message."""
+    facts = {key: value for key, value in vars(record).items() if key not in _USUAL}
+    return facts | {key: getattr(record, key) for key in ("request_id", "trace_id") if hasattr(record, key)}
+
+
+def configure(level: str = "INFO", stream: TextIO | None = None, *, form: Form = "lines") -> None:
     """Log to `stream` (the standard error). For programs; a library leaves the root logger alone."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(Json() if form == "json" else Lines())
     handler.addFilter(Correlated())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -37,12 +37,13 @@ class RerankService:
 
     async def rerank(self, message: wire.RerankRequest, call: Call) -> wire.RerankResponse:
         """Put the documents in order."""
-        return await self.answer(message, call.deadline_at)
+        return await self.answer(message, call)
 
-    async def answer(self, message: wire.RerankRequest, deadline_at: float | None) -> wire.RerankResponse:
-        """Answer one request, alone or out of a batch."""
+    async def answer(self, message: wire.RerankRequest, call: Call, item_id: str = "") -> wire.RerankResponse:
+        """Answer one request, alone or (`item_id`) out of a batch."""
         request, warned, top = convert.rank_request(message, self.limits)
-        outcome = await self.reranker.rerank(request, deadline_at=deadline_at, warnings=warned)
+        request = convert.live(request, call, item_id)
+        outcome = await self.reranker.rerank(request, deadline_at=call.deadline_at, warnings=warned)
         return convert.rerank_response(outcome, request, top)
 
     async def stream_rerank(
@@ -55,6 +56,7 @@ class RerankService:
         if not message.HasField("request"):
             raise InvalidRequest("request", "is missing")
         request, warned, top = convert.rank_request(message.request, self.limits)
+        request = convert.live(request, call)
         latest = _Latest()
         work = asyncio.create_task(
             self.reranker.rerank(request, deadline_at=call.deadline_at, warnings=warned, on_snapshot=latest.put)
@@ -125,7 +127,11 @@ class RerankService:
         if message.request.pipeline or message.request.HasField("inline"):
             raise InvalidRequest("request.ranker", "is set; the contenders say who ranks")
         if not 1 <= len(message.contenders) <= self.limits.contenders:
-            raise InvalidRequest("contenders", f"are {len(message.contenders)}; 1 to {self.limits.contenders}")
+            raise InvalidRequest(
+                "contenders",
+                f"are {len(message.contenders)}; 1 to {self.limits.contenders}",
+                metadata={"limit": "contenders"},
+            )
         depths = _depths(message.overlap_at)
         labels = _labels(message.contenders, self.reranker.default_pipeline)
         request, warned, top = convert.rank_request(message.request, self.limits)
@@ -232,7 +238,7 @@ class _Batch:
             try:
                 if not message.HasField("request"):
                     raise InvalidRequest("request", "is missing")
-                response = await self.service.answer(message.request, self.call.deadline_at)
+                response = await self.service.answer(message.request, self.call, item_id)
             finally:
                 self.open_ids.discard(item_id)
             answer = wire.BatchRerankResponse(item_id=item_id, response=response)

@@ -37,7 +37,7 @@ class SearchService:
             raise FailedPrecondition(self.no_store)
         query = validate.query(message.query, self.limits)
         top = convert.top_n(message) or _TOP_UNSET
-        ranked = convert.ranked_request(message, query, (), self.limits)
+        ranked = convert.live(convert.ranked_request(message, query, (), self.limits), call)
         request = SearchRequest(
             ranked=convert.within_collection(ranked, convert.name(message.collection, self.limits)),
             recall_depth=self._depth(message),
@@ -56,7 +56,11 @@ class SearchService:
         if not message.HasField("recall_depth"):
             return None
         if not 1 <= message.recall_depth <= self.limits.recall_depth:
-            raise InvalidRequest("recall_depth", f"is {message.recall_depth:,}; 1 to {self.limits.recall_depth:,}")
+            raise InvalidRequest(
+                "recall_depth",
+                f"is {message.recall_depth:,}; 1 to {self.limits.recall_depth:,}",
+                metadata={"limit": "recall_depth"},
+            )
         return message.recall_depth
 
 

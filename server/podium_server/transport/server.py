@@ -11,18 +11,22 @@ import contextlib
 import gc
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from podium.v1 import catalog_service_pb2, index_service_pb2, rerank_service_pb2, search_service_pb2
+from podium_server.access.listening import Exposure
+from podium_server.access.tls import Certificates
 from podium_server.errors import ConfigInvalid
 from podium_server.limits import Limits
-from podium_server.transport import calls, reflection
+from podium_server.transport import calls, health, reflection
 from podium_server.transport.catalog_service import CatalogService
+from podium_server.transport.credentials import server_credentials
 from podium_server.transport.door import Door, Guard
+from podium_server.transport.guarded import Guarded
 from podium_server.transport.health import Health
 from podium_server.transport.index_service import IndexService
 from podium_server.transport.ports import check_free, shown
@@ -57,7 +61,13 @@ class Server:
     def __init__(self, podium: Podium, *, shared: bool = False, guards: Sequence[Guard] = ()) -> None:
         self.podium = podium
         self.shared = shared
-        self.door = Door(guards)
+        config = podium.config
+        if config.access.keys and not guards:
+            raise ConfigInvalid("access.keys is set, and nobody stands at the door to ask for them")
+        self.certificates = Certificates(config.tls) if config.tls.on else None
+        """For all that listens beside gRPC, too; None where nothing is encrypted."""
+        self.exposure = Exposure.of(config.tls, config.access, config.server.insecure)
+        self.door = Door(guards, mutual=self.certificates is not None and self.certificates.mutual)
         ready = {
             RERANK.full_name: lambda: podium.rerank_ready,
             SEARCH.full_name: lambda: podium.rerank_ready and podium.index_ready,
@@ -83,21 +93,32 @@ class Server:
             )
         )
         names = [*(service.full_name for service in SERVICES), _health_name()]
-        self._grpc.add_generic_rpc_handlers(reflection.handlers(names))
-        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, self._grpc)
+        unset = "off" if config.access.keys else "open"
+        self._offer(reflection.handlers(names), config.access.reflection or unset)
+        self._offer((health.handler(self.health.servicer),), config.access.health)
         self._watch: asyncio.Task[None] | None = None
+
+    def _offer(self, handlers: Iterable[grpc.GenericRpcHandler], access: str) -> None:
+        """Offer what is not of our contract: to all (`open`), to whom the guards let in, or not at all (`off`)."""
+        if access != "off":
+            guarded = (Guarded(one, self.door) for one in handlers) if access == "guarded" else handlers
+            self._grpc.add_generic_rpc_handlers(tuple(guarded))
 
     async def start(self, host: str, port: int) -> str:
         """Listen, and return the address that clients can use.
 
         Raises:
-            ConfigInvalid: nobody can listen there.
+            ConfigInvalid: nobody can listen there, or ought to (`access.listening`).
 
         """
+        self.exposure.check(host, port)
         if not self.shared:
             check_free(host, port)
         try:
-            bound = self._grpc.add_insecure_port(f"{shown(host)}:{port}")
+            if self.certificates is None:
+                bound = self._grpc.add_insecure_port(f"{shown(host)}:{port}")
+            else:
+                bound = self._grpc.add_secure_port(f"{shown(host)}:{port}", server_credentials(self.certificates))
         except RuntimeError as error:
             raise ConfigInvalid(f"cannot listen on {shown(host)}:{port}: {error}") from error
         await self.health.look()
@@ -129,26 +150,49 @@ class Server:
         await asyncio.sleep(_LAST_TURN_S)
 
 
-async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], None], *, shared: bool = False) -> None:
+class Beside(Protocol):
+    """Another port of the same process, over the same door."""
+
+    async def start(self, server: Server) -> str:
+        """Listen, and return the address that clients can use."""
+
+    async def stop(self) -> None:
+        """Close what was opened. The door is closed already, and calls had their time."""
+
+
+async def serve(
+    podium: Podium,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    *,
+    shared: bool = False,
+    guards: Sequence[Guard] = (),
+    beside: Sequence[Beside] = (),
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain.
 
     Args:
         podium: what to serve.
         host: name or address to listen on.
         port: 0 takes any free one.
-        ready: is told `host:port` once calls are answered.
+        ready: is told `host:port` once calls are answered, and then the address of each that listens beside.
         shared: see `Server`.
+        guards: likewise.
+        beside: what else listens, and drains with the server.
 
     Raises:
         ConfigInvalid: nobody can listen there.
 
     """
-    server = Server(podium, shared=shared)
+    server = Server(podium, shared=shared, guards=guards)
     first, second = asyncio.Event(), asyncio.Event()
     with _signals(lambda: second.set() if first.is_set() else first.set()):
         address = await server.start(host, port)
         try:
-            ready(address)
+            addresses = [address, *[await one.start(server) for one in beside]]
+            for each in addresses:
+                ready(each)
             await first.wait()
             log.info("stopping: running calls end, new ones are refused", extra={"running": server.door.running})
             draining = asyncio.create_task(server.drain(podium.limits.drain_s))
@@ -157,6 +201,9 @@ async def serve(podium: Podium, host: str, port: int, ready: Callable[[str], Non
             draining.cancel()
             hurrying.cancel()
         finally:
+            server.door.close()
+            for one in beside:
+                await one.stop()
             await server.stop()
 
 

@@ -6,8 +6,10 @@ the caller would see a fault of the transport instead of ours. So whatever a req
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +45,9 @@ _NAME_BYTES_MAX = 128
 _KNOWN_NAMES_MAX = 100
 
 _REASONS = {value.name.removeprefix("ERROR_REASON_") for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values}
+
+told: ContextVar[Callable[[BaseException], None] | None] = ContextVar("told", default=None)
+"""Hears every error that is translated in a call, at its end or inside of an answer; set by whoever keeps figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ def _quota(error: errors.QuotaExceeded) -> Iterable[Message]:
         description=_cut(error.message, _MESSAGE_BYTES_MAX),
     )
     yield QuotaFailure(violations=[violation])
+    if error.retry_after_s is not None:
+        yield RetryInfo(retry_delay=convert.duration(error.retry_after_s))
 
 
 def _retry(error: errors.Overloaded | errors.Unavailable) -> Iterable[Message]:
@@ -136,8 +143,20 @@ def row_of(kind: type[errors.PodiumError]) -> Row:
     return next(TABLE[base] for base in kind.__mro__ if base in TABLE)
 
 
+def code_of(error: BaseException | None) -> str:
+    """Return the name of the code that a call with this error, or none, ends with."""
+    if error is None:
+        return "OK"
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "CANCELLED"
+    return row_of(type(error) if isinstance(error, errors.PodiumError) else errors.PodiumError).code.name
+
+
 def failure(error: BaseException, request_id: str) -> Failure:
     """Translate an error. One that is none of ours is logged with its traceback, and told of by request id alone."""
+    hears = told.get()
+    if hears is not None:
+        hears(error)
     if not isinstance(error, errors.PodiumError):
         # The text of a stranger's error may hold anything, a key or a document; it stays in our log.
         log.error("an error of ours, in a call", exc_info=error, extra={"request_id": request_id})
@@ -151,6 +170,8 @@ def failure(error: BaseException, request_id: str) -> Failure:
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, errors.Overloaded):
         trailers.append((PUSHBACK_KEY, str(round(error.retry_after_s * 1000))))
+    elif isinstance(error, errors.QuotaExceeded):
+        trailers.append((PUSHBACK_KEY, "-1"))  # clients that try again by themselves do not
     return Failure(row.code, status, tuple(trailers))
 
 

@@ -210,6 +210,7 @@ class Batcher:
                 "documents",
                 f"make {pairs:,} pairs for the model {self.encoder.name!r}, and limits.cross_encoder_pairs is "
                 f"{self.pairs_max:,}",
+                metadata={"limit": "cross_encoder_pairs"},
             )
         waiting = self._queue.pairs + sum(place.pairs for place in self._coming.values() if place is not of)
         if waiting + pairs > self.pairs_max:
@@ -217,6 +218,7 @@ class Batcher:
                 f"{waiting:,} pairs wait for it, and with {pairs:,} more they would be above "
                 f"limits.cross_encoder_pairs, which is {self.pairs_max:,}",
                 (waiting + pairs - self.pairs_max) / max(waiting, 1) * self._queue.tokens / self._tokens_per_s,
+                "cross_encoder_pairs",
             )
 
     def _check_wait(self, tokens: int, weight: float, deadline_at: float | None) -> None:
@@ -228,6 +230,7 @@ class Batcher:
                 f"{wait_s:.1f} s of work stand before this request, and limits.cross_encoder_wait_s is "
                 f"{self.wait_s_max:g}",
                 wait_s - self.wait_s_max / 2,
+                "cross_encoder_wait_s",
             )
         left_s = None if deadline_at is None else deadline_at - time.monotonic()
         if left_s is not None and wait_s > max(left_s, 0.0):
@@ -244,12 +247,12 @@ class Batcher:
         before = ahead(self._queue, max(tokens, 1), weight=weight) + coming + self._under_way_tokens / 2
         return before / self._tokens_per_s
 
-    def _refuse(self, why: str, retry_after_s: float) -> None:
+    def _refuse(self, why: str, retry_after_s: float, limit: str = "") -> None:
         self._counts.refused += 1
         raise Overloaded(
             f"the model {self.encoder.name!r} is busy: {why}; try again later",
             retry_after_s=max(_RETRY_S_MIN, retry_after_s),
-            metadata={"model": self.encoder.name},
+            metadata={"model": self.encoder.name} | ({"limit": limit} if limit else {}),
         )
 
     # --- called by places ---------------------------------------------------------------------------------------

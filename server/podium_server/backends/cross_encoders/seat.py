@@ -50,6 +50,13 @@ class CrossEncoderSeat:
                 self.loaded = Batcher(self.load(), wait_s_max=self.wait_s_max, pairs_max=self.pairs_max)
             return self.loaded
 
+    def unload(self) -> None:
+        """Free the model; the next use loads it again. Blocks. Nobody may wait for it. Its scores stay remembered."""
+        with self._loading:
+            loaded, self.loaded = self.loaded, None
+        if loaded is not None:
+            loaded.close()
+
     def close(self) -> None:
         """Stop the threads and free the model. Blocks."""
         self.tokenizer.close()

@@ -6,6 +6,7 @@ An encoder is called off the event loop, by several threads at the same time: it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -13,6 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
+
+deadline_at: ContextVar[float | None] = ContextVar("deadline_at", default=None)
+"""`time.monotonic()` seconds after which vectors are of no use: set in the thread that calls an encoder, read by those
+that wait for somebody else. A model in this process ends what it has begun, which is short."""
 
 LEAST_NORM = 1e-12
 """Below it a vector has no direction, and is left as it is."""

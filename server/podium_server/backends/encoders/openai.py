@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ import openai
 from podium_server.backends.chat.openai.chat import retry_after_s
 from podium_server.backends.chat.openai.wire import error_body
 from podium_server.backends.chat.tokens import ByteEstimate
-from podium_server.backends.encoders.encoder import Encoded, Floats, unit, well_formed
+from podium_server.backends.encoders.encoder import Encoded, Floats, deadline_at, unit, well_formed
 from podium_server.errors import (
     BackendDown,
     BackendRefused,
     ConfigInvalid,
+    DeadlineExceeded,
     FailedPrecondition,
     Overloaded,
     UnreadableReply,
@@ -163,11 +165,13 @@ class OpenAIEncoder:
         tokens = [_ESTIMATE.count(text) for text, _ in cut]
         batches = list(self._batches(tokens))
         prepared = time.perf_counter()
+        # Read here: the threads of the pool have contexts of their own.
+        call = partial(self._call, until=deadline_at.get())
         if len(batches) == 1:
-            replies = iter([self._call([text for text, _ in cut])])
+            replies = iter([call([text for text, _ in cut])])
         else:
             # map() cancels what has not begun as soon as one fails or the caller gives up.
-            replies = self._threads.map(self._call, [[text for text, _ in cut[each]] for each in batches])
+            replies = self._threads.map(call, [[text for text, _ in cut[each]] for each in batches])
         parts = []
         for each, reply in zip(batches, replies, strict=True):
             parts.append(reply)
@@ -208,21 +212,33 @@ class OpenAIEncoder:
         if start < len(tokens):
             yield slice(start, len(tokens))
 
-    def _call(self, texts: Sequence[str]) -> _Reply:
-        """Embed one batch, with bounded retries."""
+    def _call(self, texts: Sequence[str], until: float | None = None) -> _Reply:
+        """Embed one batch, with bounded retries, none of which lasts beyond `until`."""
         patience = self._patience
         for attempt in range(1, patience.attempts_max + 1):
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is not None and left_s <= 0:
+                raise self._late()
             try:
-                return self._attempt(texts, attempt)
+                return self._attempt(texts, attempt, left_s)
             except _Fault as fault:
+                if until is not None and time.monotonic() >= until:
+                    raise self._late() from fault
                 asked_s = fault.retry_after_s or 0.0
                 if attempt == patience.attempts_max or asked_s > patience.retry_after_s_max:
                     raise self._final(fault, attempt) from fault
                 most_s = min(patience.backoff_s * 2.0 ** (attempt - 1), patience.backoff_s_max)
-                self._sleep(asked_s + random.uniform(0.0, most_s))
+                wait_s = asked_s + random.uniform(0.0, most_s)
+                if until is not None and time.monotonic() + wait_s >= until:
+                    raise self._late() from fault
+                self._sleep(wait_s)
         raise AssertionError("the last attempt returns or raises")
 
-    def _attempt(self, texts: Sequence[str], attempt: int) -> _Reply:
+    def _late(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"model {self.name!r}: {self._where} gave no vectors before the deadline")
+
+    def _attempt(self, texts: Sequence[str], attempt: int, left_s: float | None) -> _Reply:
+        patience_s = self._patience.reply_wait_s_max
         try:
             raw = self._client.embeddings.with_raw_response.create(
                 model=self._model,
@@ -230,6 +246,7 @@ class OpenAIEncoder:
                 # The client's own default is base64, which not every endpoint knows.
                 encoding_format="float",
                 dimensions=self._dimensions if self._dimensions is not None else openai.omit,
+                timeout=patience_s if left_s is None else min(patience_s, left_s),
             )
         except openai.APIStatusError as error:
             said = f"answered {error.status_code}: {error_body(error.response.content).message}"

@@ -9,12 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx2
 import openai
 
 from podium_server.accounting.usage import Usage
+from podium_server.backends.attempts import Attempts, Bill, shown
 from podium_server.backends.chat.backend import ChatCall
 from podium_server.backends.chat.endpoints import Endpoint, Endpoints
 from podium_server.backends.chat.openai.faults import (
@@ -41,7 +41,8 @@ from podium_server.backends.chat.openai.wire import (
     read_answer,
 )
 from podium_server.backends.chat.tokens import BYTES_PER_TOKEN, TokenCounter
-from podium_server.errors import BackendDown, BackendRefused, DeadlineExceeded
+from podium_server.errors import BackendRefused, DeadlineExceeded
+from podium_server.telemetry import spans
 
 _JSON = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
 
@@ -62,35 +63,6 @@ class Request:
 _LESSONS_MAX = 4
 
 _ESTIMATED: Mapping[str, int] = MappingProxyType({"usage_estimated": 1})
-
-
-class Bill:
-    """What one call has used so far, over its attempts; kept outside of them so that a cancelled call has it too."""
-
-    __slots__ = ("_attempts", "_queue_s", "last_tokens")
-
-    def __init__(self) -> None:
-        self._attempts: Usage | None = None
-        self._queue_s = 0.0
-        self.last_tokens = 0
-
-    def waited(self, queue_s: float) -> None:
-        self._queue_s += queue_s
-
-    def attempted(self, usage: Usage, backend_s: float) -> None:
-        self.last_tokens = usage.tokens
-        if self._attempts is None:
-            self._attempts = replace(usage, calls=1, backend_s=backend_s)
-        else:
-            self._attempts = self._attempts + replace(usage, calls=1, retries=1, backend_s=backend_s)
-
-    @property
-    def calls(self) -> int:
-        return 0 if self._attempts is None else self._attempts.calls
-
-    @property
-    def usage(self) -> Usage:
-        return replace(_NOTHING if self._attempts is None else self._attempts, queue_s=self._queue_s)
 
 
 class Unsupported(Exception):
@@ -144,10 +116,10 @@ class Caller:
         self._extra_body = extra_body
         self._clock = clock
         self._sleep = sleep
-        self._random_s = random_s
         self.revision = model
         """What the endpoints say that they serve; the configured model id until they have said so."""
         self.endpoints = Endpoints(tuple(base_urls), self.settings.endpoint_limits, clock=clock, sleep=sleep)
+        self._tries = Attempts(name, self.endpoints, settings, clock, random_s)
         self._http = http_client(
             self.settings.concurrency * len(self.endpoints.all) + 8,
             connect_wait_s_max=self.settings.connect_wait_s_max,
@@ -173,7 +145,7 @@ class Caller:
 
     def where(self) -> str:
         """Return the endpoints' addresses, as a message shows them."""
-        return ", ".join(_shown(endpoint.url) for endpoint in self.endpoints.all)
+        return ", ".join(shown(endpoint.url) for endpoint in self.endpoints.all)
 
     def _body(self, request: Request) -> bytes:
         token_ids = None
@@ -205,7 +177,7 @@ class Caller:
         attempt = lessons = 0
         while True:
             attempt += 1
-            endpoint = await self._place(reserved, tried, bill, deadline_at)
+            endpoint = await self._tries.place(reserved, tried, bill, deadline_at)
             unused = 0
             try:
                 answer = await self._attempt(endpoint, body, request, bill, deadline_at, quirks)
@@ -220,7 +192,7 @@ class Caller:
                     quirks, body = self._quirks, self._body(request)
                     attempt -= 1
                     continue
-                wait_s = self._after(fault, endpoint, attempt, tried, deadline_at, bill)
+                wait_s = self._tries.after(fault, endpoint, attempt, tried, deadline_at, bill)
             else:
                 return answer
             finally:
@@ -228,62 +200,6 @@ class Caller:
             if wait_s > 0.0:
                 bill.waited(wait_s)
                 await self._sleep(wait_s)
-
-    def _after(
-        self,
-        fault: Fault,
-        endpoint: Endpoint,
-        attempt: int,
-        tried: list[Endpoint],
-        deadline_at: float | None,
-        bill: Bill,
-    ) -> float:
-        """Return how long to wait before the next attempt, or raise what ends the call."""
-        settings = self.settings
-        if fault.unwell:
-            self.endpoints.failed(endpoint)
-        if isinstance(fault, Refused):
-            raise fault.error from fault
-        told_s = fault.retry_after_s if isinstance(fault, Declined) else None
-        if told_s is not None:
-            self.endpoints.hold(endpoint, min(told_s, settings.retry_after_s_max))
-        if endpoint not in tried:
-            tried.append(endpoint)
-        elsewhere = self.endpoints.others_well(tried)
-        final = isinstance(fault, Declined) and fault.final
-        asked_s = 0.0 if elsewhere else (told_s or 0.0)
-        after = f"after {bill.calls} of at most {settings.attempts_max} attempts"
-        if attempt >= settings.attempts_max or final or asked_s > settings.retry_after_s_max:
-            raise BackendDown(
-                f"model {self._name!r}: {_shown(endpoint.url)} {fault} ({after})",
-                retry_after_s=max(1.0, told_s or 0.0),
-                metadata={"model": self._name, "attempts": str(bill.calls)},
-            ) from fault
-        if elsewhere:
-            wait_s = 0.0
-        else:
-            most_s = min(settings.backoff_s * 2.0 ** (attempt - 1), settings.backoff_s_max)
-            wait_s = asked_s + self._random_s(most_s)
-        left_s = self.left_s(deadline_at)
-        if left_s is not None and wait_s >= left_s:
-            raise DeadlineExceeded(
-                f"model {self._name!r}: {_shown(endpoint.url)} {fault}, and the next attempt would begin after the"
-                f" deadline ({after})"
-            ) from fault
-        return wait_s
-
-    async def _place(self, tokens: int, tried: list[Endpoint], bill: Bill, deadline_at: float | None) -> Endpoint:
-        began_s = self._clock()
-        try:
-            async with asyncio.timeout(self.left_s(deadline_at)):
-                return await self.endpoints.place(tokens, tried=tried)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"model {self._name!r}: the deadline passed while the call waited for a place"
-                f" ({self.endpoints.outstanding} under way, {self.endpoints.waiting} waiting)"
-            ) from None
-        finally:
-            bill.waited(self._clock() - began_s)
 
     async def _attempt(
         self,
@@ -315,12 +231,12 @@ class Caller:
                         f"{endpoint.url}/chat/completions",
                         content=body,
                         cast_to=httpx2.Response,
-                        options=self._options,
+                        options=self._traced(),
                     )
             except TimeoutError:
                 if left_s is not None and wait_s == left_s:
                     raise DeadlineExceeded(
-                        f"model {self._name!r}: {_shown(endpoint.url)} gave no answer before the deadline"
+                        f"model {self._name!r}: {shown(endpoint.url)} gave no answer before the deadline"
                     ) from None
                 raise Lost(f"gave no answer within {wait_s:g} s") from None
             except openai.APIStatusError as error:
@@ -348,6 +264,13 @@ class Caller:
         if answer.model:
             self.revision = answer.model
         return answer
+
+    def _traced(self) -> openai.RequestOptions:
+        """Return the options of a request, with the trace that it belongs to, where there is one."""
+        trace = spans.headers()
+        if not trace:
+            return self._options
+        return {**self._options, "headers": {**(self._options.get("headers") or {}), **trace}}
 
     async def _status_fault(self, endpoint: Endpoint, response: httpx2.Response, sent: Quirks) -> Fault:
         """Say what an error status means."""
@@ -380,7 +303,7 @@ class Caller:
         return Declined(said, status=status, final=not retry, retry_after_s=retry_after_s(response.headers))
 
     def _refusal(self, endpoint: Endpoint, text: str) -> Refused:
-        message = f"model {self._name!r} ({self._model}): {_shown(endpoint.url)} {text}"
+        message = f"model {self._name!r} ({self._model}): {shown(endpoint.url)} {text}"
         return Refused(BackendRefused(message, metadata={"model": self._name}))
 
     async def _models_there(self, endpoint: Endpoint) -> str:
@@ -447,19 +370,8 @@ class Caller:
 
     def left_s(self, deadline_at: float | None) -> float | None:
         """Return the seconds before a deadline; None where there is none."""
-        return None if deadline_at is None else max(0.0, deadline_at - self._clock())
+        return self._tries.left_s(deadline_at)
 
     def _discreet(self, text: str) -> str:
         """Return a message of the endpoint's without the key that it may repeat."""
         return text.replace(self._key, "…") if len(self._key) >= 4 else text
-
-
-_NOTHING = Usage()
-
-
-def _shown(url: str) -> str:
-    """Return an address without the password that it may carry."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url
-    return urlunsplit(parts._replace(netloc="…@" + parts.netloc.rpartition("@")[2]))

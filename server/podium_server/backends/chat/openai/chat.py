@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
+from podium_server.backends.attempts import Bill
 from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
 from podium_server.backends.chat.endpoints import Endpoints
 from podium_server.backends.chat.label_tokens import LabelTokens
-from podium_server.backends.chat.openai.attempt import Bill, Caller, Request, Unsupported
+from podium_server.backends.chat.openai.attempt import Caller, Request, Unsupported
 from podium_server.backends.chat.openai.faults import retry_after_s
 from podium_server.backends.chat.openai.settings import ChatSettings
 from podium_server.backends.chat.openai.wire import (
@@ -36,6 +37,7 @@ from podium_server.backends.chat.openai.wire import (
     label_logprobs,
 )
 from podium_server.backends.chat.probe import Found, probe
+from podium_server.backends.chat.spans import ended, opened
 from podium_server.backends.chat.tokens import TokenCounter, load_tokens
 from podium_server.errors import BackendRefused, ConfigInvalid, DeadlineExceeded, PodiumError
 
@@ -220,7 +222,18 @@ class OpenAIChat:
         deadline_at: float | None = None,
         on_cancel: Callable[[Usage], None] | None = None,
     ) -> ChatReply:
-        """Make one call, with bounded retries, each charged. See `ChatBackend.complete`."""
+        """Make one call, with bounded retries, each charged. See `ChatBackend.complete`.
+
+        One span covers all of its attempts, as the semantic conventions of generative AI want it.
+        """
+        with opened(call, model=self._model, endpoint=self._caller.endpoints.all[0].url) as span:
+            reply = await self._complete(call, deadline_at, on_cancel)
+            ended(span, reply)
+            return reply
+
+    async def _complete(
+        self, call: ChatCall, deadline_at: float | None, on_cancel: Callable[[Usage], None] | None
+    ) -> ChatReply:
         bill = Bill()
         task = asyncio.current_task()
         if task is not None:

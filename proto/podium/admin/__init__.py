@@ -1,0 +1,1 @@
+"""The contract of Podium and its generated Python. See `podium.v1`."""

@@ -1,0 +1,1 @@
+"""The contract, version 1: `.proto` files, and the Python that `proto/generate.py` makes of them."""

@@ -1,0 +1,1 @@
+"""Rerank endpoints of others: their dialects, and the calls."""

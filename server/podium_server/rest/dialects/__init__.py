@@ -1,0 +1,1 @@
+"""One module for each dialect. `dialect` is what they have in common."""
