@@ -156,6 +156,15 @@ def test_the_printed_lines_can_be_pasted(podium: Podium, tmp_path: Path) -> None
     assert ended.returncode == 0, ended.stderr
 
 
+def test_a_servers_queue_refuses_no_list(podium: Podium, tmp_path: Path) -> None:
+    path = written(tmp_path / "lists.jsonl", [a_list(i, sure=i % 2 == 0) for i in range(12)])
+    config = "[limits]\nencoder_queue = 1\n" + CONFIG.format(selective="", early="")
+    (tmp_path / "podium.toml").write_text(config)
+    ended = podium("calibrate", path, "--config", "podium.toml", "--pipeline", "two-step", "--concurrency", 8)
+    assert "left out" not in ended.stderr
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_too_few_lists_are_refused(podium: Podium, tmp_path: Path) -> None:
     path = written(tmp_path / "lists.jsonl", [a_list(i) for i in range(3)])
     (tmp_path / "podium.toml").write_text(CONFIG.format(selective="", early=""))

@@ -234,8 +234,9 @@ def test_a_dead_endpoint_loses_no_list(podium: Podium, tmp_path: Path, endpoint:
     write_lists(tmp_path / "in.jsonl", [a_list(f"q{i}", 3) for i in range(30)])
 
     ended = podium(
-        "rerank", "--config", config, "--pipeline", "judged", "in.jsonl", "--out", "out.jsonl", "--run", "out.trec"
-    )
+        "rerank", "--config", config, "--pipeline", "judged", "in.jsonl", "--out", "out.jsonl", "--run", "out.trec",
+        "--patience", 0,
+    )  # fmt: skip
 
     out = lines(tmp_path / "out.jsonl")
     assert ended.returncode == 1

@@ -351,6 +351,7 @@ async def test_a_deadline_that_has_passed_costs_nothing() -> None:
         with pytest.raises(DeadlineExceeded):
             await CrossEncoderJudge(seat).rule(case, [Grade(0)], sink)
     assert not toy.batches
+    assert not toy.tokenized
     assert sink.pairs == 0
 
 
@@ -400,8 +401,14 @@ async def test_an_estimate_loads_nothing_and_is_about_right() -> None:
         assert after.backend_s > 0
         assert (after.cost_basis, after.cost_nano_usd is not None) == (CostBasis.COMPUTE_TIME, True)
         assert judge.estimate(case, []).calls == 0
-        long = Case("a q", [Candidate("0", LONG)])
-        whole = CrossEncoderJudge(seat, Reading("best-passage", 40, 10)).estimate(long, [Grade(0)])
-        sink = Collected()
-        await CrossEncoderJudge(seat, Reading("best-passage", 40, 10)).rule(long, [Grade(0)], sink)
-        assert abs(whole.pairs - sink.pairs) <= 2
+        # A window of 64 tokens leaves no room for the usual overlap of 64, and such a query none for passages.
+        for query, reading in (
+            ("a q", Reading("best-passage", 40, 10)),
+            ("a q", Reading("best-passage")),
+            ("a question of letters " * 20, Reading("best-passage")),
+        ):
+            long = Case(query, [Candidate("0", LONG)])
+            whole = CrossEncoderJudge(seat, reading).estimate(long, [Grade(0)])
+            sink = Collected()
+            await CrossEncoderJudge(seat, reading).rule(long, [Grade(0)], sink)
+            assert abs(whole.pairs - sink.pairs) <= 2

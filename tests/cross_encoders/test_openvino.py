@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podium_server.backends.cross_encoders.cross_encoder import Capacity, Pair
-from podium_server.backends.cross_encoders.openvino import PASSAGE_TOKENS_MIN, OpenVinoCrossEncoder
+from podium_server.backends.cross_encoders.cross_encoder import PASSAGE_TOKENS_MIN, Capacity, Pair
+from podium_server.backends.cross_encoders.openvino import OpenVinoCrossEncoder
 from podium_server.backends.openvino.runtime import Precision, native_precision
 from podium_server.backends.openvino.tokens import read_tokenizer
 from podium_server.errors import BackendDown, ConfigInvalid

@@ -273,10 +273,10 @@ def greatest_token(end: str) -> bytes:
     return number(1, 8) + part(7, graph) + part(8, number(2, 13))
 
 
-def test_what_only_torch_reads_goes_through_torch(tmp_path: Path) -> None:
+def electra(folder: Path, *, head: bool = True) -> str:
+    """Write a model of a kind whose graph only torch knows."""
     torch = pytest.importorskip("torch", reason="the extra torch is not installed")
-    library = pytest.importorskip("sentence_transformers", reason="the extra torch is not installed")
-    from transformers import ElectraConfig, ElectraForSequenceClassification, PreTrainedTokenizerFast
+    from transformers import ElectraConfig, ElectraForSequenceClassification, ElectraModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     cut = PreTrainedTokenizerFast(
@@ -299,14 +299,27 @@ def test_what_only_torch_reads_goes_through_torch(tmp_path: Path) -> None:
         initializer_range=0.5,
         num_labels=1,
     )
-    ElectraForSequenceClassification(config).eval().save_pretrained(tmp_path / "electra")
-    cut.save_pretrained(tmp_path / "electra")
-    ours = OpenVinoCrossEncoder(str(tmp_path / "electra"), precision="f32", capacity=SMALL)
+    (ElectraForSequenceClassification if head else ElectraModel)(config).eval().save_pretrained(folder)
+    cut.save_pretrained(folder)
+    return str(folder)
+
+
+def test_what_only_torch_reads_goes_through_torch(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="the extra torch is not installed")
+    library = pytest.importorskip("sentence_transformers", reason="the extra torch is not installed")
+    folder = electra(tmp_path / "electra")
+    ours = OpenVinoCrossEncoder(folder, precision="f32", capacity=SMALL)
     passages = ["a flea", "paris is the capital", "", "of " * 50]
-    want = library.CrossEncoder(str(tmp_path / "electra"), device="cpu").predict(
+    want = library.CrossEncoder(folder, device="cpu").predict(
         [("how long", each) for each in passages], activation_fn=torch.nn.Identity()
     )
     np.testing.assert_allclose(ours.score(ours.pairs("how long", passages)), want, atol=1e-3)
+
+
+def test_a_head_that_is_not_there_is_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match=r"no trained head.* lack classifier\."):
+        resolve(electra(tmp_path / "body", head=False), kind="cross-encoder")
+    resolve(electra(tmp_path / "body", head=False), kind="encoder")
 
 
 def late_interaction(folder: Path) -> Path:

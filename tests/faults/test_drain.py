@@ -16,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from podium.v1 import rerank_service_pb2, rerank_service_pb2_grpc
+from podium_server.access.sections import IN_SO_MANY_WORDS
 from podium_server.config import load
 from podium_server.errors import ConfigInvalid
 from podium_server.transport.server import Server, serve
@@ -121,8 +122,12 @@ def test_a_port_in_use_is_said_plainly() -> None:
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "203.0.113.7"])
 async def test_an_address_that_is_not_ours(host: str) -> None:
+    podium = standing()
+    podium.config = podium.config.model_copy(
+        update={"server": podium.config.server.model_copy(update={"insecure": IN_SO_MANY_WORDS})}
+    )
     with pytest.raises(ConfigInvalid, match="cannot listen on"):
-        await serve(standing(), host, 0, lambda _: None)
+        await serve(podium, host, 0, lambda _: None)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "::1"])

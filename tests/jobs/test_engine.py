@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from podium_server.accounting.ledger import Ledger
-from podium_server.jobs.engine import Engine, Outage
+from podium_server.jobs.budget import BudgetSpent
+from podium_server.jobs.engine import Engine, ListFailed, Outage
 from podium_server.jobs.lists import CandidateList
 from podium_server.jobs.ranking import COMPLETE, Answer, Failed, Ranked
 
 ANSWERED, DOWN, INVALID = "answered", "BACKEND_DOWN", "INVALID_REQUEST"
+HALF = "an earlier stage answered, and the next one found nobody"
 
 
 def a_list(place: int) -> CandidateList:
@@ -35,6 +37,8 @@ class Scripted:
         for _ in range(self.turns[place]):
             await asyncio.sleep(0)
         fate = self.fates[place]
+        if fate == HALF:
+            return Ranked(given, (0,), (1.0,), "partial_backend", Ledger(), cause=DOWN)
         return (
             Ranked(given, (0,), (1.0,), COMPLETE, Ledger())
             if fate == ANSWERED
@@ -46,7 +50,7 @@ class Scripted:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([ANSWERED, DOWN, INVALID]), st.integers(0, 5)), max_size=60),
+    st.lists(st.tuples(st.sampled_from([ANSWERED, DOWN, HALF, INVALID]), st.integers(0, 5)), max_size=60),
     st.integers(1, 8),
     st.integers(0, 10),
 )
@@ -70,7 +74,7 @@ def test_what_is_written_ends_before_the_outage(script: list[tuple[str, int]], c
 
 
 def first_run_of_down(fates: list[str], length: int) -> int | None:
-    return next((at for at in range(len(fates) - length + 1) if set(fates[at : at + length]) == {DOWN}), None)
+    return next((at for at in range(len(fates) - length + 1) if set(fates[at : at + length]) <= {DOWN, HALF}), None)
 
 
 def test_patience_is_no_reason_to_wait_at_the_end() -> None:
@@ -78,6 +82,29 @@ def test_patience_is_no_reason_to_wait_at_the_end() -> None:
     engine = Engine(Scripted([ANSWERED, DOWN], [0, 0]), written.append, patience=5)
     asyncio.run(engine.run(iter([a_list(0), a_list(1)])))
     assert len(written) == 2
+
+
+def test_a_budget_that_ends_while_nobody_answers_ends_the_job() -> None:
+    written: list[Answer] = []
+    let_in = iter(["", ""])
+    engine = Engine(
+        Scripted([ANSWERED, DOWN, ANSWERED], [0, 0, 0]),
+        written.append,
+        patience=5,
+        gate=lambda at_work: next(let_in, "the budget is spent"),
+    )
+    with pytest.raises(BudgetSpent):
+        asyncio.run(asyncio.wait_for(engine.run(iter([a_list(place) for place in range(3)])), 20))
+    assert len(written) == 1, "the second is asked again by the next run"
+
+
+def test_what_ends_a_strict_job_was_paid_for_all_the_same() -> None:
+    written: list[Answer] = []
+    engine = Engine(Scripted([ANSWERED, INVALID], [0, 0]), written.append, strict=True)
+    with pytest.raises(ListFailed):
+        asyncio.run(engine.run(iter([a_list(0), a_list(1)])))
+    assert [answer.line for answer in engine.unwritten() if isinstance(answer, Failed)] == [2]
+    assert len(written) == 1
 
 
 @pytest.mark.parametrize("concurrency", [0, -1])

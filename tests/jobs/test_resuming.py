@@ -268,3 +268,51 @@ def test_without_patience_to_lose_every_list_gets_its_error(
 
     assert ended.returncode == 1
     assert [line["error"]["reason"] for line in lines(tmp_path / "out.jsonl")] == ["BACKEND_REFUSED"] * 30
+
+
+def test_an_outage_behind_a_stage_that_answers_stops_the_job_too(
+    podium: Podium, tmp_path: Path, endpoint: Callable[[float], Endpoint]
+) -> None:
+    toy = endpoint(0.0)
+    toy.refuses_after = 20
+    config = toy.config(tmp_path / "podium.toml")
+    config.write_text(
+        config.read_text()
+        + """
+[pipelines.two]
+stages = [
+  { strategy = "pointwise", model = "minilm", scoring = "cosine" },
+  { strategy = "sliding-window", model = "toy", prompt = "rank-vicuna" },
+]
+"""
+    )
+    write_lists(tmp_path / "in.jsonl", [a_list(f"q{i}", 5) for i in range(60)])
+    command = ("rerank", "--config", config, "--pipeline", "two", "in.jsonl", "--out", "out.jsonl")
+    command += ("--concurrency", 4, "--patience", 3)
+
+    stopped = podium(*command)
+    toy.refuses_after = None
+    gone_on = podium(*command)
+
+    assert stopped.returncode == 1, stopped.stderr
+    assert "3 lists in a row found nobody to answer (BACKEND_REFUSED" in stopped.stderr
+    assert gone_on.returncode == 0, gone_on.stderr
+    out = lines(tmp_path / "out.jsonl")
+    assert [line["qid"] for line in out] == [f"q{i}" for i in range(60)]
+    assert {line["completion"] for line in out} == {"complete"}
+
+
+def test_a_first_line_that_costs_nothing_does_not_open_the_purse(
+    podium: Podium, tmp_path: Path, endpoint: Callable[[float], Endpoint]
+) -> None:
+    toy = endpoint(0.05)
+    config = toy.config(tmp_path / "podium.toml")
+    write_lists(tmp_path / "lists.jsonl", [a_list(f"q{i}", 5) for i in range(20)])
+    (tmp_path / "in.jsonl").write_text("no list\n" + (tmp_path / "lists.jsonl").read_text())
+
+    ended = podium(
+        "rerank", "--config", config, "--pipeline", "judged", "in.jsonl", "--out", "out.jsonl", "--job-max-calls", 7
+    )
+
+    assert ended.returncode == 3, ended.stderr
+    assert toy.calls == 7

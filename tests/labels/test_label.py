@@ -131,6 +131,17 @@ def test_grades_do_not_change_with_the_order_of_the_list(podium: Podium, tmp_pat
     assert all(len(stage.revision) > 8 for stage in label.teacher.stages)
 
 
+def test_a_cross_encoder_may_teach(podium: Podium, tmp_path: Path) -> None:
+    write_rows(tmp_path / "lists.jsonl", [a_list("q", [1, 2])])
+
+    ended = podium("label", "lists.jsonl", "--pipeline", "balanced", "--out", "l.jsonl")
+
+    assert ended.returncode == 0, ended.stderr
+    (label,) = read_labels(tmp_path / "l.jsonl")
+    assert {stage.model for stage in label.teacher.stages} == {"minilm", "minilm-cross"}
+    assert all(len(stage.revision) > 8 for stage in label.teacher.stages)
+
+
 def test_a_list_without_a_label_has_its_error_in_its_place(
     podium: Podium, tmp_path: Path, teacher: Callable[..., Teacher]
 ) -> None:

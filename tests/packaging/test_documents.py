@@ -60,7 +60,7 @@ def test_the_configuration_example_is_one(tmp_path: Path) -> None:
     path = tmp_path / "podium.toml"
     path.write_text(shown(README, "toml"), "utf-8")
     loaded = config.load(path)
-    assert {"recall", "fast", "diverse", "best"} == set(build_pipelines(loaded, Models(loaded)))
+    assert {"recall", "fast", "balanced", "diverse", "best", "bulk"} == set(build_pipelines(loaded, Models(loaded)))
 
 
 def test_every_command_that_is_shown_exists() -> None:

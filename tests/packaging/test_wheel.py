@@ -25,7 +25,7 @@ NEEDED = {
 }
 PACKAGES = {"podium", "podium_client", "podium_server", "podium_strategies"}
 MODEL = {"openvino_model.bin", "openvino_model.xml", "tokenizer.json", "model.toml", "NOTICE"}
-BYTES_MAX = 60 << 20
+BYTES_MAX = 90 << 20
 
 
 @pytest.fixture(scope="module")

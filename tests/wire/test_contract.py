@@ -111,7 +111,11 @@ def test_staleness_is_found(generator: ModuleType, tmp_path: Path) -> None:
     changed.write_text(changed.read_text() + "\n")
     (tmp_path / "podium/v1/filter_pb2.pyi").unlink()
     (tmp_path / "podium/v1/new_pb2.py").touch()
-    assert generator.stale(tmp_path) == ["filter_pb2.pyi", "new_pb2.py", "ranking_pb2.py"]
+    assert generator.stale(tmp_path) == [
+        "podium/v1/filter_pb2.pyi",
+        "podium/v1/new_pb2.py",
+        "podium/v1/ranking_pb2.py",
+    ]
 
 
 def test_every_error_of_the_server_has_its_reason_in_the_contract() -> None:

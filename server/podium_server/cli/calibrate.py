@@ -68,6 +68,8 @@ def command(
     from podium_server.jobs.labelled import read_lists, read_qrels
 
     loaded = config.load(config_path)
+    # A list that a server's queue refused would be missing from the figures.
+    loaded = loaded.model_copy(update={"limits": loaded.limits.for_one_user(concurrency)})
     lists = list(read_lists(source, read_qrels(qrels) if qrels is not None else {}, limit))
     return asyncio.run(_calibrate(loaded, pipeline, lists, loss, concurrency))
 

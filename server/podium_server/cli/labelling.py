@@ -8,7 +8,7 @@ from typing import Any
 
 from podium_server.cli.making import Workshop, configured, files_of, run, teacher_identity, tell
 from podium_server.compose import Podium
-from podium_server.config import Config, OpenAIModel, VllmModel
+from podium_server.config import Config, CrossEncoderModel, OpenAIModel, RerankApiModel, VllmModel
 from podium_server.errors import FailedPrecondition
 from podium_server.jobs import lists
 from podium_server.jobs.ranking import Answer, Failed
@@ -166,11 +166,17 @@ async def met(podium: Podium, models: set[str]) -> None:
         PodiumError: a model cannot be loaded, or does not answer.
 
     """
+    known = podium.models_by_name
     for name in sorted(models):
-        if isinstance(podium.config.models[name], OpenAIModel | VllmModel):
-            await podium.models_by_name.chat(name).capabilities()
-        else:
-            await podium.models_by_name.encoder(name).encoder()
+        match known.section(name):
+            case OpenAIModel() | VllmModel():
+                await known.chat(name).capabilities()
+            case CrossEncoderModel():
+                await known.cross_encoder(name).batcher()
+            case RerankApiModel():
+                pass  # it says who it is with each reply, and until then is what the configuration calls it
+            case _:
+                await known.encoder(name).encoder()
 
 
 def told_of(counts: Mapping[str, float]) -> Sequence[str]:

@@ -72,8 +72,8 @@ def _tell_the_end(tally: Tally, ended: BaseException, kept_in: str) -> None:
         case ListFailed(answer=answer):
             qid = "" if answer.qid is None else f", qid {answer.qid}"
             why = f"stopped at line {answer.line}{qid} ({answer.reason}: {answer.message})"
-        case Outage(answer=answer, lists=lists):
-            why = f"stopped: {lists} lists in a row found nobody to answer ({answer.reason}: {answer.message})"
+        case Outage(reason=reason, message=message, lists=lists):
+            why = f"stopped: {lists} lists in a row found nobody to answer ({reason}: {message})"
         case BudgetSpent():
             why = f"the job's budget is spent ({ended})"
             kept = kept and f"{kept} if its budget is larger"

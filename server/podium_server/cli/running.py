@@ -149,7 +149,7 @@ class JobRun:
             concurrency=self.concurrency,
             strict=self.strict,
             patience=self.patience,
-            gate=(lambda at_work: purse.refusal(at_work, known=self.tally.answered > 0)) if bounded else None,
+            gate=(lambda at_work: purse.refusal(at_work, known=bool(self.tally.dearest))) if bounded else None,
         )
 
     async def to_its_end(self) -> int:

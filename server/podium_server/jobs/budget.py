@@ -74,7 +74,7 @@ class Purse:
 
         Args:
             at_work: lists that have begun and have no answer.
-            known: whether a list has ended, so that there is a dearest.
+            known: whether a list has used anything, so that there is a dearest.
 
         Raises:
             FailedPrecondition: money is bounded, and something was used that has no price.

@@ -45,9 +45,11 @@ class ListFailed(Exception):
 class Outage(Exception):
     """Nobody answered so many lists in a row. They are not written, so that the next run asks them again."""
 
-    def __init__(self, answer: Failed, lists: int) -> None:
-        super().__init__(answer.message)
-        self.answer = answer
+    def __init__(self, answer: Answer, lists: int) -> None:
+        said = answer.message if isinstance(answer, Failed) else "; ".join(warned.message for warned in answer.warnings)
+        super().__init__(said)
+        self.reason = _reason(answer)
+        self.message = said
         self.lists = lists
 
 
@@ -118,7 +120,7 @@ class Engine:
         except asyncio.CancelledError:
             # Nothing stands in the way of what is done at the head; what is done behind a gap has to wait there.
             while self._window and _has_answer(self._window[0]) and not self._held(self._window[0].result()):
-                self._write(self._window.popleft().result())
+                self._write_head()
             raise
         finally:
             reader.stop()
@@ -143,7 +145,9 @@ class Engine:
     def _rank_now(self, ranker: InstantRanker, line: Line) -> None:
         if self.gate is not None and (refusal := self.gate(0)):
             raise BudgetSpent(refusal)
-        self._write(ranker.rank_now(line) if isinstance(line, CandidateList) else _invalid(line))
+        answer = ranker.rank_now(line) if isinstance(line, CandidateList) else _invalid(line)
+        self._check(answer)
+        self.write(answer)
 
     async def _rank_at_once(self, ranker: InstantRanker, reader: Reader) -> None:
         while True:
@@ -167,7 +171,8 @@ class Engine:
             self._moved.clear()
             self._write_finished(reader)
             refusal = self._begin_what_may(reader)
-            if refusal and not self._window:
+            if refusal and not self._running:
+                # What stands in the window is held: nobody answered it, and the next run asks it again.
                 raise BudgetSpent(refusal)
             if reader.exhausted and self._next is None and not self._window:
                 return
@@ -202,8 +207,7 @@ class Engine:
     def _write_finished(self, reader: Reader) -> None:
         while count := self._writable(reader):
             for _ in range(count):
-                # Out of the window first: what was handed to the writer is not unwritten any more.
-                self._write(self._window.popleft().result())
+                self._write_head()
                 reader.give_back()
 
     def _writable(self, reader: Reader) -> int:
@@ -221,18 +225,29 @@ class Engine:
                 return failed + 1
             failed += 1
             if failed >= patience:
-                assert isinstance(answer, Failed)
                 raise Outage(answer, failed)
         return failed if reader.exhausted and self._next is None else 0
 
     def _held(self, answer: Answer) -> bool:
         """Whether an answer may be of an outage, and is not written before the outage is over."""
-        return bool(self.patience) and isinstance(answer, Failed) and answer.reason in _OF_AN_OUTAGE
+        return bool(self.patience) and _reason(answer) in _OF_AN_OUTAGE
 
-    def _write(self, answer: Answer) -> None:
+    def _write_head(self) -> None:
+        """Write the first answer of the window. One that ends a strict job stays there: it was paid for."""
+        answer = self._window[0].result()
+        self._check(answer)
+        # Out of the window first: what was handed to the writer is not unwritten any more.
+        self._window.popleft()
+        self.write(answer)
+
+    def _check(self, answer: Answer) -> None:
         if self.strict and isinstance(answer, Failed):
             raise ListFailed(answer)
-        self.write(answer)
+
+
+def _reason(answer: Answer) -> str:
+    """Return the reason of the error that a list met; empty where it met none, or nobody says."""
+    return answer.cause or (answer.reason if isinstance(answer, Failed) else "")
 
 
 def _has_answer(task: asyncio.Task[Answer]) -> bool:

@@ -138,7 +138,8 @@ class Observer:
         before = pipeline.stages[: self.target.place]
         roles = {stage.role for stage in before}
         voices = tuple(voice for voice in pipeline.voices if voice.role.partition(".")[0] in roles)
-        outcome = await self._ranked(request, replace(pipeline, stages=before, voices=voices))
+        section = pipeline.section.model_copy(update={"stages": pipeline.section.stages[: self.target.place]})
+        outcome = await self._ranked(request, replace(pipeline, section=section, stages=before, voices=voices))
         kept = outcome.order
         for stage in before:
             kept = kept[: stage.keep]
@@ -157,7 +158,9 @@ class Observer:
         voices = tuple(
             replace(voice, strategy=strategy) for voice in pipeline.voices if voice.role.partition(".")[0] == role
         )
-        return await self._ranked(request, replace(pipeline, stages=(Stage(strategy, role),), voices=voices))
+        section = pipeline.section.model_copy(update={"stages": (pipeline.section.stages[self.target.place],)})
+        stages = (Stage(strategy, role),)
+        return await self._ranked(request, replace(pipeline, section=section, stages=stages, voices=voices))
 
     async def _ranked(self, request: RankRequest, pipeline: Pipeline) -> Outcome:
         outcome = await Reranker({"": pipeline}, "", self.judge_of, self.limits).rank(request)

@@ -34,6 +34,7 @@ class Ranked:
         completion: `complete`, or why the pipeline did not end (`partial_deadline`, `partial_budget`, …).
         ledger: what it cost; only to be read.
         warnings: what should be known of it.
+        cause: the reason of the error that ended the pipeline early; empty where none did, or nobody says.
 
     """
 
@@ -43,6 +44,7 @@ class Ranked:
     completion: str
     ledger: Ledger
     warnings: tuple[Warned, ...] = ()
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Failed:
         message: a sentence.
         ledger: what was spent all the same.
         seal: of the input up to this line (see `CandidateList`).
+        cause: the reason of the error behind it, where `reason` is what became of the list; else empty.
 
     """
 
@@ -65,6 +68,7 @@ class Failed:
     message: str
     ledger: Ledger = field(default_factory=Ledger)
     seal: int = 0
+    cause: str = ""
 
 
 Answer: TypeAlias = Ranked | Failed
@@ -144,7 +148,8 @@ class LocalRanker:
         except PodiumError as error:
             return failed(given, error)
         scores = tuple(outcome.scores[place] for place in outcome.order)
-        return Ranked(given, outcome.order, scores, outcome.completion.value, outcome.ledger, outcome.warnings)
+        completion, cause = outcome.completion.value, outcome.cause_reason
+        return Ranked(given, outcome.order, scores, completion, outcome.ledger, outcome.warnings, cause)
 
     def unfinished(self) -> Ledger:
         """Return what was spent on lists that have no answer."""

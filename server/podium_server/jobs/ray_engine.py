@@ -62,7 +62,7 @@ class Worker:
         answer = await self._ranker.rank(CandidateList(*given))
         ledger = ledgers.as_data(answer.ledger)
         if isinstance(answer, Failed):
-            return {"reason": answer.reason, "message": answer.message, "ledger": ledger}
+            return {"reason": answer.reason, "message": answer.message, "ledger": ledger, "cause": answer.cause}
         warnings = [(warned.code, warned.message, warned.places) for warned in answer.warnings]
         return {
             "order": answer.order,
@@ -70,6 +70,7 @@ class Worker:
             "completion": answer.completion,
             "ledger": ledger,
             "warnings": warnings,
+            "cause": answer.cause,
         }
 
 
@@ -208,6 +209,7 @@ def _ray() -> Any:
 def _answer(given: CandidateList, said: Mapping[str, Any]) -> Answer:
     ledger = ledgers.from_data(said["ledger"])
     if "reason" in said:
-        return Failed(given.line, given.qid, said["reason"], said["message"], ledger, given.seal)
+        return Failed(given.line, given.qid, said["reason"], said["message"], ledger, given.seal, said["cause"])
     warnings = tuple(Warned(*warned) for warned in said["warnings"])
-    return Ranked(given, tuple(said["order"]), tuple(said["scores"]), said["completion"], ledger, warnings)
+    order, scores = tuple(said["order"]), tuple(said["scores"])
+    return Ranked(given, order, scores, said["completion"], ledger, warnings, said["cause"])

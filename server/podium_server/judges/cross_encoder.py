@@ -231,14 +231,15 @@ class CrossEncoderJudge:
         frame = min(len(case.query) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS, window - 1)
         room = window - frame
         size = min(self.reading.passage_tokens or room, room)
-        step = max(1, size - self.reading.overlap_tokens)
+        step = max(1, size - min(self.reading.overlap_tokens, size // 2))
+        whole = self.reading.long_documents == "cut" or size < _LEAST_PASSAGE_TOKENS
         most = case.truncation.max_tokens_per_document
         pairs = tokens = 0
         for text in texts:
             length = len(text) // _CHARACTERS_PER_TOKEN + 1
             if most is not None:
                 length = min(length, most)
-            if self.reading.long_documents == "cut" or length <= size:
+            if whole or length <= size:
                 count, length = 1, min(length, room)
             else:
                 count = min(1 + -(-(length - size) // step), self.reading.passages_max)

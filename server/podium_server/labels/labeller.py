@@ -14,11 +14,11 @@ from podium_server import validate
 from podium_server.accounting.ledger import Ledger
 from podium_server.errors import PodiumError
 from podium_server.jobs.lists import CandidateList
-from podium_server.jobs.ranking import Answer, Failed
+from podium_server.jobs.ranking import Answer
 from podium_server.judges.case import Candidate
 from podium_server.labels.agreement import DIGITS, agreement
 from podium_server.labels.format import Label, LabelledDocument, Order, Verdict, record
-from podium_server.labels.made import Bill, Bills, Made
+from podium_server.labels.made import Bill, Bills, Incomplete, Made
 from podium_server.labels.teacher import TeacherCard
 from podium_server.limits import Limits
 from podium_server.ranking.request import Budget, Completion, Explain, Outcome, RankRequest, Warned
@@ -87,14 +87,6 @@ class _Heard:
     warnings: tuple[Warned, ...] = ()
 
 
-class _Incomplete(Exception):
-    """The pipeline did not end: what it has is no verdict of the teacher's."""
-
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.cause)
-        self.outcome = outcome
-
-
 @dataclass(frozen=True, slots=True)
 class Labeller:
     """Labels one list at a time; many calls run side by side.
@@ -135,10 +127,8 @@ class Labeller:
         with self._bills.item() as bill:
             try:
                 return await self._label(given, bill)
-            except _Incomplete as incomplete:
-                outcome = incomplete.outcome
-                message = f"the teacher did not end: {outcome.cause or outcome.completion.value}"
-                return Failed(given.line, given.qid, outcome.completion.name, message, bill.total(), given.seal)
+            except Incomplete as incomplete:
+                return bill.incomplete(given, incomplete.outcome)
             except PodiumError as error:
                 return bill.failed(given, error)
 
@@ -238,7 +228,7 @@ class Labeller:
         """Run a pipeline over `places` of the list, and return what it said in these."""
         outcome = await self.reranker.rank(request, on_ledger=bill.opened)
         if outcome.completion is not Completion.COMPLETE:
-            raise _Incomplete(outcome)
+            raise Incomplete(outcome)
         scores: list[float | None] = [None] * len(places)
         if sorted(places) == list(range(len(places))):
             for shown, place in enumerate(places):

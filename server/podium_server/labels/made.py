@@ -15,7 +15,7 @@ from podium_server.jobs.ranking import COMPLETE, Failed, Ranked, failed
 from podium_server.jobs.results import LEDGER, OUT, ledger_record
 from podium_server.jobs.results import Results as RankedResults
 from podium_server.labels.format import written
-from podium_server.ranking.request import Warned
+from podium_server.ranking.request import Outcome, Warned
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,14 @@ def made(
     return Made(given, (), (), COMPLETE, bill.total(), warnings, lines=lines, counts=counts)
 
 
+class Incomplete(Exception):
+    """The pipeline did not end: what it has is no verdict of the teacher's."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.cause)
+        self.outcome = outcome
+
+
 @dataclass(slots=True)
 class Bill:
     """The ledgers that one item has opened."""
@@ -61,6 +69,12 @@ class Bill:
         """Return the failure of an item, with everything that was spent on it."""
         told = failed(given, error)
         return Failed(told.line, told.qid, told.reason, told.message, self.total(), told.seal)
+
+    def incomplete(self, given: CandidateList, outcome: Outcome) -> Failed:
+        """Return the failure of an item on which the teacher did not end: half an order is no verdict."""
+        message = f"the teacher did not end: {outcome.cause or outcome.completion.value}"
+        reason, cause = outcome.completion.name, outcome.cause_reason
+        return Failed(given.line, given.qid, reason, message, self.total(), given.seal, cause)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from podium_server.errors import InvalidRequest, NotFound, PodiumError
 from podium_server.jobs.lists import CandidateList
 from podium_server.jobs.ranking import Answer, Failed
 from podium_server.judges.case import Candidate
-from podium_server.labels.made import Bill, Bills, Made, made
+from podium_server.labels.made import Bill, Bills, Incomplete, Made, made
 from podium_server.limits import Limits
 from podium_server.ranking.request import Completion, Outcome, RankRequest
 from podium_server.ranking.reranker import Reranker
@@ -121,6 +121,8 @@ class Miner:
         with self._bills.item() as bill:
             try:
                 return await self._mine(given, bill)
+            except Incomplete as incomplete:
+                return bill.incomplete(given, incomplete.outcome)
             except PodiumError as error:
                 return bill.failed(given, error)
 
@@ -188,7 +190,7 @@ class Miner:
         request = RankRequest(query, candidates, pipeline=self.settings.pipeline)
         outcome = await self.reranker.rerank(request, on_ledger=bill.opened)
         if outcome.completion is not Completion.COMPLETE:
-            raise InvalidRequest("pipeline", f"the teacher did not end: {outcome.cause or outcome.completion.value}")
+            raise Incomplete(outcome)
         return checked(outcome, len(positives), self.settings.margin)
 
 

@@ -180,6 +180,7 @@ class Outcome:
         warnings: what the caller should know.
         trace: each round asked, where the request wanted it.
         pipeline: whose order it is; empty for an inline one.
+        cause_reason: the reason of the error that was the cause (`BACKEND_DOWN`, …); empty where there was none.
 
     """
 
@@ -193,3 +194,4 @@ class Outcome:
     warnings: tuple[Warned, ...] = ()
     trace: tuple[TracedRound, ...] = ()
     pipeline: str = ""
+    cause_reason: str = ""

@@ -395,6 +395,7 @@ def _outcome(
         warnings=(*warnings, *_closing_warnings(pipeline, drive, ledger)),
         trace=tuple(drive.trace),
         pipeline=pipeline.name,
+        cause_reason=drive.cause.reason if drive.cause is not None else "",
     )
 
 

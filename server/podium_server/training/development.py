@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from podium_server.errors import ConfigInvalid
-from podium_server.training.examples import Document, Example, _lines, _parsed, folded
+from podium_server.training.examples import Document, Example, folded, objects
 from podium_server.training.measures import ndcg, order
 from podium_server.training.recipe import Development
 
@@ -242,7 +242,7 @@ def _one(folder: Path, pattern: str) -> Path:
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    return [_parsed(raw) for _, raw in _lines(path)]
+    return list(objects(path))
 
 
 def _id(row: Mapping[str, Any]) -> str:

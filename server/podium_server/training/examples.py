@@ -128,6 +128,20 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ConfigInvalid(f"{path}: cannot be read beyond line {number}: {error}") from error
 
 
+def objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file of JSON lines, all of which are needed.
+
+    Raises:
+        ConfigInvalid: the file cannot be read, or a line is no object.
+
+    """
+    for number, raw in _lines(path):
+        try:
+            yield _parsed(raw)
+        except _Mistake as mistake:
+            raise ConfigInvalid(f"{path}, line {number}: {mistake}") from mistake
+
+
 def _parsed(raw: bytes) -> dict[str, Any]:
     try:
         row = json.loads(raw)

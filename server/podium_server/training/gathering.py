@@ -22,7 +22,7 @@ from podium_server.training.development import (
 )
 from podium_server.training.draws import Stream
 from podium_server.training.examples import Example, Reading, read
-from podium_server.training.negatives import Progress, VectorsOf, default_cache, mine
+from podium_server.training.negatives import Progress, VectorsOf, cut, default_cache, mine
 from podium_server.training.recipe import (
     IN_BATCH,
     LISTS_PER_STEP,
@@ -80,6 +80,9 @@ class Gathering:
         remarks: list[str] = []
         held = Held()
         sets = [self._set(entry, remarks) for entry in self.recipe.development]
+        twice = [name for name, count in Counter(each.name for each in sets).items() if count > 1]
+        if twice:
+            raise ConfigInvalid(f"two [[development]] are called {twice[0]!r}; they are told apart by name: give them one")
         for each in sets:
             held.add(each.lists)
         learnt = self.recipe.data if isinstance(self.recipe, Recipe) else ()
@@ -113,7 +116,9 @@ class Gathering:
                 cache=self._cache(),
                 progress=self.progress,
             )
-            return of_pairs([pair for pair in mined.examples if pair.others], reading.examples, seed)
+            # Cut as the mined ones are: a long positive would else be there twice, whole and cut.
+            known = [cut(pair, entry.negatives.characters) for pair in reading.examples]
+            return of_pairs([pair for pair in mined.examples if pair.others], known, seed)
         qrels = read_qrels(found(entry.qrels, self.folders)[0]) if entry.qrels else None
         return of_lists(drawn(reading.examples, entry, seed), entry, qrels)
 

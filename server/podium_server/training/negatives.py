@@ -91,7 +91,7 @@ def mine(
         progress: told as passages and queries are done.
 
     """
-    pairs, asked = ([_cut(pair, negatives.characters) for pair in each] for each in (pairs, asked))
+    pairs, asked = ([cut(pair, negatives.characters) for pair in each] for each in (pairs, asked))
     key = _key(pairs, asked, negatives, encoder)
     file = cache / f"{key}.json.gz"
     if (kept := _kept(file, asked)) is not None:
@@ -125,7 +125,8 @@ def mine(
     return Mined(result, suspected, without)
 
 
-def _cut(pair: Example, characters: int) -> Example:
+def cut(pair: Example, characters: int) -> Example:
+    """Return a pair whose positive has so many characters at most."""
     positive = pair.documents[0]
     if len(positive.text) <= characters:
         return pair

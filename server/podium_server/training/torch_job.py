@@ -111,6 +111,10 @@ class Job:
         if self.recipe.teacher is not None or training.anchor:
             named = self.recipe.teacher.model if self.recipe.teacher is not None else "start"
             teacher = load_student(Path(self._located(named)))
+            voice = self.recipe.teacher.voice if self.recipe.teacher is not None else None
+            if voice is not None and voice not in teacher.student.voices:
+                known = ", ".join(teacher.student.voices)
+                raise ConfigInvalid(f"teacher.voice is {voice!r}; {named!r} is a {teacher.student.kind} and has: {known}")
             teacher.to(device).requires_grad_(False)
         loop = Loop(self.recipe, student, gathered.streams, teacher, {})
         loop.start = loop.weights()

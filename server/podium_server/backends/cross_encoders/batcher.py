@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +28,14 @@ from podium_server.backends.cross_encoders.queue import (
     put,
     take,
 )
-from podium_server.errors import BackendDown, InvalidRequest, Overloaded, PodiumError, Unavailable
+from podium_server.errors import (
+    BackendDown,
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    PodiumError,
+    Unavailable,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -144,14 +152,18 @@ class Batcher:
 
         Raises:
             Overloaded: too much waits already, or so much that nothing could be begun before the deadline.
+            DeadlineExceeded: it has passed already.
             InvalidRequest: the request alone has more pairs than may wait.
             Unavailable: the model is being closed.
 
         """
         with self.lock:
             self._check_open()
+            left_s = math.inf if deadline_at is None else deadline_at - time.monotonic()
+            if left_s <= 0:
+                raise DeadlineExceeded(f"the deadline passed before {pairs} documents came to their model")
             self._check_room(pairs)
-            self._check_wait(tokens, weight, deadline_at)
+            self._check_wait(tokens, weight, left_s)
             self._last_request += 1
             place = Place(self, self._last_request, tokens, pairs, deadline_at, weight, asyncio.get_running_loop())
             self._coming[place.number] = place
@@ -221,7 +233,7 @@ class Batcher:
                 "cross_encoder_pairs",
             )
 
-    def _check_wait(self, tokens: int, weight: float, deadline_at: float | None) -> None:
+    def _check_wait(self, tokens: int, weight: float, left_s: float) -> None:
         wait_s = self._wait_s(tokens, weight)
         # Whoever is at work for a minute anyway may wait for a minute: his place is behind everybody smaller.
         wait_s_max = max(self.wait_s_max, tokens / self._tokens_per_s)
@@ -232,8 +244,7 @@ class Batcher:
                 wait_s - self.wait_s_max / 2,
                 "cross_encoder_wait_s",
             )
-        left_s = None if deadline_at is None else deadline_at - time.monotonic()
-        if left_s is not None and wait_s > max(left_s, 0.0):
+        if wait_s > left_s:
             self._refuse(
                 f"{wait_s:.1f} s of work stand before this request, and its deadline is in {left_s:.1f} s",
                 wait_s - left_s / 2,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from podium_server.backends.cross_encoders.cross_encoder import Capacity, Pair, ScoreScale
+from podium_server.backends.cross_encoders.cross_encoder import PASSAGE_TOKENS_MIN, Capacity, Pair, ScoreScale
 from podium_server.backends.encoders.encoder import Floats
 from podium_server.backends.openvino.cards import CrossEncoderCard, read_cross_encoder_card
 from podium_server.backends.openvino.runtime import (
@@ -33,9 +33,6 @@ from podium_server.backends.openvino.sources import resolve
 from podium_server.backends.openvino.tokens import TOKENIZER_FILE, Tokens, read_tokenizer
 from podium_server.backends.processors import usable_processors
 from podium_server.errors import BackendDown, ConfigInvalid
-
-PASSAGE_TOKENS_MIN = 16
-"""A query may not push a passage further out than that; it loses its own end first."""
 
 _TYPICAL_TOKENS = 128
 """Of a query and a passage as first stages give them; what batches are measured with."""
@@ -90,7 +87,6 @@ class OpenVinoCrossEncoder:
                 f"max_tokens is {self.max_tokens}, of which {self._template.special} are the model's own; a query and "
                 "a passage need two at least"
             )
-        # One token more than there is room for tells that something is left out.
         self._tokens = Tokens(folder / TOKENIZER_FILE, room, special=False)
         self._room = room
         lanes = threads or usable_processors()

@@ -73,6 +73,7 @@ class SentenceTransformersEncoder:
         own_document = prompts.get("document") or prompts.get("passage") or ""
         self._document_prefix = own_document if document_prefix is None else document_prefix
         self._model: Any = loaded
+        self._one_at_a_time = threading.Lock()
         # The module that makes token vectors is a transformer; static embeddings and images have none.
         self.has_token_vectors = hasattr(loaded[0], "auto_model") or hasattr(loaded[0], "model")
         self._on_accelerator = str(loaded.device) not in ("cpu", "mps")
@@ -151,7 +152,8 @@ class SentenceTransformersEncoder:
         prepare = getattr(model, "preprocess", None) or model.tokenize
         for start in range(0, len(order), size):
             chunk = order[start : start + size]
-            features = prepare([texts[i] for i in chunk])
+            with self._one_at_a_time:
+                features = prepare([texts[i] for i in chunk])
             given = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
             with torch.inference_mode():
                 out = model(given)
@@ -168,7 +170,9 @@ class SentenceTransformersEncoder:
         """Return how many tokens each text has, special ones included; 0 for models whose tokenizer does not say."""
         if not texts or not callable(getattr(model, "tokenizer", None)):
             return [0] * len(texts)
-        ids = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        # The wrapper keeps whether to cut and to pad in the tokenizer, which queries and documents share.
+        with self._one_at_a_time:
+            ids = model.tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
         return [len(each) for each in ids]
 
     def _hash(self) -> str:
