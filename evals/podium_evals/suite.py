@@ -116,6 +116,11 @@ def checked(suite: Suite) -> Suite:
         raise SuiteError(f"{suite.name}: {listed(twice, 'query id')} more than once; each query needs an id of its own")
     if not suite.topics:
         raise SuiteError(f"{suite.name}: has no queries")
+    # The measures are computed by C code, which ends the process at an id that is no UTF-8, and the id at a NUL.
+    for topic in suite.topics:
+        unfit = [name for name in (topic.qid, *(p.docid for p in topic.candidates)) if not _fit(name)]
+        if unfit:
+            raise SuiteError(f"{suite.name}: query {topic.qid!r}: the id {unfit[0]!r} is no text of Unicode without NUL")
     if not any(suite.qrels.get(topic.qid) for topic in suite.topics):
         others = f", which are of other queries ({', '.join(list(suite.qrels)[:NOTED])}, …)" if suite.qrels else ""
         raise SuiteError(f"{suite.name}: none of its {len(suite.topics)} queries has a judgment in the qrels{others}")
@@ -152,6 +157,10 @@ def checked(suite: Suite) -> Suite:
             raise SuiteError(f"{suite.name}: query {topic.qid}: {listed(doubled, 'candidate')} more than once")
     known = {topic.qid: suite.qrels.get(topic.qid, {}) for topic in suite.topics}
     return replace(suite, qrels=MappingProxyType(known), warnings=tuple(warnings))
+
+
+def _fit(name: str) -> bool:
+    return "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def limited(suite: Suite, queries: int | None) -> Suite:

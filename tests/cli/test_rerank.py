@@ -165,6 +165,8 @@ def test_ids_that_a_run_cannot_carry(podium: Podium, tmp_path: Path) -> None:
     [
         (["--pipelin", "fast", "in.jsonl", "--out", "o"], 2, "--pipeline"),
         (["--pipeline", "recall", "in.jsonl"], 2, "--out"),
+        (["--pipeline", "recall", "in.jsonl", "--out", "o", "--run", "r.parquet"], 2, "--run is r.parquet"),
+        (["--pipeline", "recall", "in.jsonl", "--out", "o", "--ledger", "l.parquet"], 2, "--ledger is l.parquet"),
         (["--pipeline", "recall", "missing.jsonl", "--out", "o"], 1, "missing.jsonl: No such file"),
         (["--pipeline", "recal", "in.jsonl", "--out", "o"], 2, "did you mean 'recall'?"),
         (

@@ -15,6 +15,7 @@ from podium_server.backends.openvino.quantize import Quantization, quantize
 from podium_server.backends.openvino.sources import resolve
 from podium_server.cli import app, optimizing
 from podium_server.errors import ConfigInvalid, InvalidRequest
+from podium_server.jobs.labelled import read_qrels
 from tests.cross_encoders import numpy_models as tiny
 
 SMALL = Capacity(lanes=1, padded_tokens=512, pairs=8, tokens_per_s=1.0)
@@ -50,6 +51,11 @@ def test_what_is_kept_from_int8_must_be_there(tmp_path: Path) -> None:
     samples = [model.inputs(model.pairs("how long", ["a flea"]))]
     with pytest.raises(ConfigInvalid, match=r"'encoder.layer.7.*encoder\.layer\.0"):
         quantize(source, tmp_path, samples, Quantization(keep=("encoder.layer.7",)))
+
+
+def test_what_is_kept_is_a_regular_expression() -> None:
+    with pytest.raises(ConfigInvalid, match=r"'encoder\[', which is no regular expression"):
+        Quantization(keep=("encoder[",))
 
 
 @pytest.mark.parametrize("activations", [True, False])
@@ -107,16 +113,13 @@ def test_labels_are_the_candidates_own_or_those_of_a_file(tmp_path: Path) -> Non
     none = optimizing.read_lists(str(lists(tmp_path / "none.jsonl", 2, labelled=False)))
     assert not optimizing._judgments(none, None)
     (tmp_path / "qrels").write_text("0 0 3 2\n0 0 99 1\n\n1 0 5 0\n")
-    judged = optimizing.read_labels(tmp_path / "qrels")
+    judged = read_qrels(tmp_path / "qrels")
     measures = optimizing._judgments(none, judged)
     assert list(measures) == [0]  # nothing relevant is judged of the other
     best = np.zeros(8, np.float32)
     best[3] = 1
     # The other relevant document is in no list, and missing counts.
     assert measures[0](best) == pytest.approx(2 / (2 + 1 / np.log2(3)))
-    (tmp_path / "qrels").write_text("0 0 3\n")
-    with pytest.raises(InvalidRequest, match="no judgment"):
-        optimizing.read_labels(tmp_path / "qrels")
     (tmp_path / "bad.jsonl").write_text('{"qid": "1"}')
     with pytest.raises(InvalidRequest, match=r"bad\.jsonl:1"):
         optimizing.read_lists(str(tmp_path / "bad.jsonl"))

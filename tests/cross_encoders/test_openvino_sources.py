@@ -319,7 +319,6 @@ def test_what_only_torch_reads_goes_through_torch(tmp_path: Path) -> None:
 def test_a_head_that_is_not_there_is_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match=r"no trained head.* lack classifier\."):
         resolve(electra(tmp_path / "body", head=False), kind="cross-encoder")
-    resolve(electra(tmp_path / "body", head=False), kind="encoder")
 
 
 def late_interaction(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,21 @@ def test_it_keeps_the_contract(folder: str) -> None:
         both = np.einsum("nd,nd->n", ours.vectors, got.vectors)
         assert both[[0, 4]].min() > 0.99  # prose; the others are nothing that ranges of int8 are calibrated on
         assert ours.tokens == got.tokens
+
+
+@with_torch
+def test_queries_and_documents_side_by_side_get_their_own(folder: str) -> None:
+    """Both have a thread of their own, and one tokenizer, which is told anew at each call whether to cut and to pad."""
+    encoder = SentenceTransformersEncoder(folder, device="cpu", max_tokens=32)
+    want = encoder.encode_documents(TEXTS).vectors
+
+    def work(begin: int) -> float:
+        texts = TEXTS[begin:] + TEXTS[:begin]
+        moved = np.roll(want, -begin, axis=0)
+        return max(float(np.abs(encoder.encode_documents(texts).vectors - moved).max()) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert max(threads.map(work, range(4))) < 1e-4
 
 
 @with_torch

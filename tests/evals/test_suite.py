@@ -108,6 +108,8 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
 
     refused(row("1", "a"), row("1", "b"), by="query id .1. more than once")
     refused(row("1", "a", "a"), by="candidate .a. more than once")
+    refused(row("1", "a\ud800", rel=1), by="no text of Unicode")
+    refused(row("1", "a\0", rel=1), by="no text of Unicode")
     refused(row("2", "a"), by="none of its 1 queries has a judgment")
     refused(row("1", "a", score=float("nan")), by="no number")
     refused(row("1", "a"), judged=None, by="no qrels were given")

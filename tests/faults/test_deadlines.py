@@ -21,7 +21,7 @@ from podium_server.compose import Podium
 from podium_server.config import load
 from podium_server.transport.server import Server
 from tests.backends.naughty import Naughty, hang
-from tests.wire.serving import Stubs, request, until
+from tests.wire.serving import OWN_CONNECTIONS, Stubs, request, until
 
 CHAT, RERANK, EMBED = "/chat/completions", "/rerank", "/embeddings"
 
@@ -61,7 +61,7 @@ async def serving(tmp_path: Path, endpoint: Naughty, *, concurrency: int = 8) ->
     podium = Podium(load(path), data_dir=None, collections=False, serving=True)
     server = Server(podium, guards=podium.call_guards)
     try:
-        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0)) as channel:
+        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0), options=OWN_CONNECTIONS) as channel:
             yield podium, Stubs(channel, server, "")
     finally:
         await server.stop()

@@ -20,7 +20,7 @@ from podium_server.access.sections import IN_SO_MANY_WORDS
 from podium_server.config import load
 from podium_server.errors import ConfigInvalid
 from podium_server.transport.server import Server, serve
-from tests.wire.serving import refused, request, standing
+from tests.wire.serving import OWN_CONNECTIONS, refused, request, standing
 
 ROOT = Path(__file__).parents[2]
 Process = subprocess.Popen[str]
@@ -47,7 +47,7 @@ def ended(process: Process, within_s: float) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_running_calls_end_and_new_ones_are_refused(process: Process, number: signal.Signals) -> None:
-    async with grpc.aio.insecure_channel(address_of(process)) as channel:
+    async with grpc.aio.insecure_channel(address_of(process), options=OWN_CONNECTIONS) as channel:
         stub = rerank_service_pb2_grpc.RerankServiceStub(channel)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
@@ -72,7 +72,7 @@ async def test_running_calls_end_and_new_ones_are_refused(process: Process, numb
 
 
 async def test_a_call_that_does_not_end_is_cancelled_when_the_time_is_over(process: Process) -> None:
-    async with grpc.aio.insecure_channel(address_of(process)) as channel:
+    async with grpc.aio.insecure_channel(address_of(process), options=OWN_CONNECTIONS) as channel:
         stub = rerank_service_pb2_grpc.RerankServiceStub(channel)
         running = stub.Rerank(request(16, "window"))
         await asyncio.sleep(0.3)
@@ -86,7 +86,7 @@ async def test_a_call_that_does_not_end_is_cancelled_when_the_time_is_over(proce
 
 
 async def test_a_second_signal_stops_at_once(process: Process) -> None:
-    async with grpc.aio.insecure_channel(address_of(process)) as channel:
+    async with grpc.aio.insecure_channel(address_of(process), options=OWN_CONNECTIONS) as channel:
         running = rerank_service_pb2_grpc.RerankServiceStub(channel).Rerank(request(16, "window"))
         await asyncio.sleep(0.3)
         process.terminate()
@@ -139,7 +139,7 @@ async def test_any_way_to_name_an_address(host: str) -> None:
         pytest.skip(f"this machine has no {host}")
     try:
         assert not address.endswith(":0")
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=OWN_CONNECTIONS) as channel:
             stub = rerank_service_pb2_grpc.RerankServiceStub(channel)
             assert len((await stub.Rerank(request(2))).ranking) == 2
     finally:

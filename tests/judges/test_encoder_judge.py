@@ -142,6 +142,23 @@ async def test_documents_are_cut_as_the_request_wants_and_counted(side: Side, re
     assert "TRUNCATED" in [warning.code for warning in outcome.warnings]
 
 
+@pytest.mark.parametrize("side", Side)
+async def test_of_a_long_document_no_more_is_read_than_is_wanted(side: Side) -> None:
+    read: list[int] = []
+
+    class Spanning(ToyEncoder):
+        def token_spans(self, text: str) -> list[tuple[int, int]]:
+            read.append(len(text))
+            return [found.span() for found in re.finditer(r"\S+", text)]
+
+    toy = Spanning()
+    await reranker(pipeline({"m": EncoderJudge(seat(toy), False)}, POINTWISE)).rerank(
+        asked(["word " * 50_000], truncation=Truncation(2, side))
+    )
+    assert [text.split() for text in toy.passes[-1]] == [["word", "word"]]
+    assert max(read) < 1_000
+
+
 async def test_a_voice_that_needs_no_token_vectors_does_not_mislead_one_that_does() -> None:
     toy = ToyEncoder()
     shared = seat(toy)

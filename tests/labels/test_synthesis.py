@@ -133,6 +133,19 @@ def test_mistakes_are_one_sentence(podium: Podium, tmp_path: Path, teacher: Call
     assert not list(tmp_path.glob("o.jsonl*"))
 
 
+def test_a_corpus_that_would_be_searched_as_one_document_is_refused(
+    podium: Podium, tmp_path: Path, teacher: Callable[..., Teacher]
+) -> None:
+    model = teacher(writes)
+    write_rows(tmp_path / "corpus.json", CORPUS)
+    config = model.config(tmp_path / "podium.toml")
+
+    ended = podium("synthesize", "corpus.json", "--config", config, "--model", "judge", "--out", "o.jsonl")
+
+    assert (ended.returncode, "corpus.json must be called .jsonl" in ended.stderr) == (2, True), ended.stderr
+    assert not model.asked
+
+
 # --- the prompt -----------------------------------------------------------------------------------------------------
 
 

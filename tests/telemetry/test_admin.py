@@ -19,7 +19,7 @@ from podium_server.config import load, parse
 from podium_server.errors import BackendDown, ConfigInvalid
 from podium_server.transport.admin_service import administered
 from podium_server.transport.server import Server
-from tests.wire.serving import Stubs, refused, request, until
+from tests.wire.serving import OWN_CONNECTIONS, Stubs, refused, request, until
 
 
 @dataclass
@@ -49,8 +49,8 @@ async def administering(*, unloaded: str = "load", drain_s: float = 30.0) -> Asy
     try:
         async with (
             administered(podium.administration, config.admin.host, config.admin.port) as at,
-            grpc.aio.insecure_channel(address) as channel,
-            grpc.aio.insecure_channel(at) as admin,
+            grpc.aio.insecure_channel(address, options=OWN_CONNECTIONS) as channel,
+            grpc.aio.insecure_channel(at, options=OWN_CONNECTIONS) as admin,
         ):
             yield Administered(podium, Stubs(channel, server, address), admin_service_pb2_grpc.AdminServiceStub(admin))
     finally:

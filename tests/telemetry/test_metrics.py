@@ -24,7 +24,7 @@ from podium_server.transport.server import Server
 from podium_strategies.oracle import Oracle
 from tests.ranking.scripted import ScriptedJudge
 from tests.telemetry import scrape
-from tests.wire.serving import Standing, Stubs, refused, request, standing, until
+from tests.wire.serving import OWN_CONNECTIONS, Standing, Stubs, refused, request, standing, until
 
 PRICES = Prices(prompt_usd_per_mtok=1.0, output_usd_per_mtok=2.0)
 
@@ -54,7 +54,7 @@ async def counting(judge: Any = None, *, tenant: str = "", limits: Limits | None
     server = Server(podium, guards=[recorder.call])
     address = await server.start("127.0.0.1", 0)
     try:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=OWN_CONNECTIONS) as channel:
             yield Counted(Stubs(channel, server, address), podium, registry)
     finally:
         await server.stop()
@@ -201,7 +201,7 @@ async def test_a_server_shows_its_models_at_its_own_port() -> None:
         address = podium.telemetry.exposition.address
         assert address.startswith("127.0.0.1:")
         server = Server(podium, guards=podium.call_guards)
-        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0)) as channel:
+        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0), options=OWN_CONNECTIONS) as channel:
             await Stubs(channel, server, "").rerank.Rerank(request(4))
             await Stubs(channel, server, "").rerank.Rerank(request(4))
         now = await asyncio.to_thread(scrape.at, address)

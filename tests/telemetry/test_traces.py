@@ -25,7 +25,7 @@ from podium_server.transport.server import Server
 from podium_strategies.oracle import Oracle
 from tests.backends.naughty import Naughty, reply, status
 from tests.ranking.scripted import ScriptedJudge
-from tests.wire.serving import Stubs, refused, request, standing
+from tests.wire.serving import OWN_CONNECTIONS, Stubs, refused, request, standing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
@@ -94,7 +94,7 @@ async def serving(config: Config) -> AsyncIterator[Stubs]:
     await podium.start()
     server = Server(podium, guards=podium.call_guards)
     try:
-        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0)) as channel:
+        async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0), options=OWN_CONNECTIONS) as channel:
             yield Stubs(channel, server, "")
     finally:
         await server.stop()
@@ -207,7 +207,7 @@ async def traced(pipeline: str, n: int = 8, **judge: Any) -> list[ReadableSpan]:
     podium = standing(ScriptedJudge(Oracle.seeded(16, 1), **judge))
     podium.reranker.guards = [collecting.work]
     server = Server(podium, guards=[collecting.call])
-    async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0)) as channel:
+    async with grpc.aio.insecure_channel(await server.start("127.0.0.1", 0), options=OWN_CONNECTIONS) as channel:
         call = Stubs(channel, server, "").rerank.Rerank(request(n, pipeline))
         await asyncio.gather(call, return_exceptions=True)
     await server.stop()

@@ -375,3 +375,20 @@ def test_a_fusion_s_unknown_voice_is_refused(toys: Path) -> None:
     file.write_text(text)
     with pytest.raises(ConfigInvalid, match=r"has no voice 'logit' \(it has: .*maxsim"):
         distil(order(file, toys / "fused"), Silent())
+
+
+def test_a_fresh_head_is_compared_with_the_student_that_it_was_put_on(toys: Path) -> None:
+    late = distil(order(recipe(toys, "late"), toys / "late-student"), Silent())
+    file = toys / "on-top.toml"
+    file.write_text(recipe(toys, "joint").read_text().replace(str(toys / "start"), str(toys / "late-student")))
+    joint = distil(order(file, toys / "out"), Silent())
+    (_, before), *_ = late.results.values()
+    (_, after), *_ = joint.results.values()
+    assert after["logit"].before == pytest.approx(before["fused"].after, abs=1e-6)
+
+
+def test_a_teacher_s_unknown_voice_is_refused(toys: Path) -> None:
+    file = recipe(toys, "late")
+    file.write_text(file.read_text() + f'\n[teacher]\nmodel = "{toys / "start"}"\nvoice = "logit"\n')
+    with pytest.raises(ConfigInvalid, match=r"teacher\.voice is 'logit'; .* \(it has: fused"):
+        distil(order(file, toys / "out"), Silent())

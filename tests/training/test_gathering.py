@@ -112,6 +112,7 @@ def test_sources_are_capped_by_name(tmp_path: Path) -> None:
         ({"data": [{"path": "alike.jsonl"}]}, "data 'alike' has nothing to learn from"),
         ({"development": [{"path": "alike.jsonl"}]}, "has no relevant document in any of its 1 lists"),
         ({"development": [{"path": "none", "format": "collection"}]}, "there is no folder 'none'"),
+        ({"development": [{"path": "lists.jsonl"}] * 2}, "two [[development]] are called 'lists'"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, recipe: dict[str, Any], said: str) -> None:
@@ -166,3 +167,25 @@ def test_what_podium_label_writes_is_read(tmp_path: Path) -> None:
         ("d0", 2, 0.5, "text 0"),
         ("d1", 3, 0.1, "text 1"),
     ]
+
+
+def test_a_row_of_a_collection_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"docid": "d1", "text": "a word"}\n[]\n')
+    written(tmp_path / "queries.jsonl", [{"qid": "q1", "query": "word"}])
+    (tmp_path / "qrels.txt").write_text("q1 0 d1 1\n")
+    with pytest.raises(ConfigInvalid, match=r"corpus\.jsonl, line 2: no JSON object"):
+        of_collection(tmp_path, Development(path="x"), 0, lambda *_: None)
+
+
+def test_a_long_positive_is_measured_once(tmp_path: Path) -> None:
+    rows = [{**row, "positive": f"{row['positive']} {'and so on ' * 30}"} for row in pairs(30)]
+    written(tmp_path / "a.jsonl", rows)
+    negatives = {**BM25, "characters": 100}
+    got = gather(
+        tmp_path,
+        data=[{"path": "a.jsonl", "negatives": negatives}],
+        development=[{"path": "a.jsonl", "queries": 8, "negatives": negatives}],
+    )
+    for judged in got.sets[0].lists:
+        assert sum(judged.gains) == 1
+        assert all(len(text) <= 100 for text in judged.texts)

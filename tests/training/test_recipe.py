@@ -41,6 +41,9 @@ def test_the_smallest_recipe_is_two_paths() -> None:
         ({"data": [{"path": "a", "target": {"ranks": 1}}]}, "data.0.target.ranks: no such key; did you mean 'rank'?"),
         ({"data": [{"path": "a", "negatives": {"ranks": [9, 3]}}]}, "ranks are the first and the last"),
         ({"data": [{"path": "a", "loss": {"kl": 1, "in-batch": 1}}]}, "'in-batch' stands alone"),
+        ({"data": [{"path": "a", "documents": 4, "unranked": 4}]}, "unranked is 4 and documents is 4"),
+        ({"data": [{"path": "a", "top": [[45, 0.3], [15, 0.3]]}]}, "top is [[last place, share], …]"),
+        ({"data": [{"path": "a", "top": [[15, 0.7], [45, 0.7]]}]}, "top is [[last place, share], …]"),
         ({"data": []}, "[[data]] is needed"),
         ({"development": []}, 'add [[development]] with path = "a.jsonl" and queries = 100'),
         ({"development": [{"path": "b", "after": True}]}, "[[development]] is needed"),
@@ -123,3 +126,9 @@ def test_the_recipes_of_the_tutorial_are_recipes() -> None:
     for block in blocks:
         assert isinstance(parse(tomllib.loads(block), where="docs/distil.md"), Recipe)
     assert blocks[1].strip() in (REPOSITORY / "training" / "nfcorpus.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["minilm-late", "minilm-cross"])
+def test_the_card_of_a_shipped_student_has_the_recipe_that_makes_it(name: str) -> None:
+    card = (REPOSITORY / "server" / "podium_server" / "models" / name / "README.md").read_text("utf-8")
+    assert (REPOSITORY / "training" / f"{name}.toml").read_text("utf-8").strip() in card

@@ -31,6 +31,9 @@ from podium_server.transport.server import Server
 from podium_strategies.oracle import Oracle
 from tests.ranking.scripted import ScriptedJudge, pipeline
 
+OWN_CONNECTIONS = [("grpc.use_local_subchannel_pool", 1)]
+"""Ports come again, and gRPC would hold against a new server that an old one there has gone."""
+
 WINDOW = {"strategy": "sliding-window", "model": "m", "size": 4, "stride": 2}
 
 
@@ -89,7 +92,7 @@ async def serving(podium: Any, *more: tuple[str, int]) -> AsyncIterator[Stubs]:
     server = Server(podium)
     address = await server.start("127.0.0.1", 0)
     try:
-        options = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1), *more]
+        options = [("grpc.max_receive_message_length", -1), *OWN_CONNECTIONS, *more]
         async with grpc.aio.insecure_channel(address, options=options) as channel:
             yield Stubs(channel, server, address)
     finally:

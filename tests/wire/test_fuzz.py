@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from podium.v1 import catalog_service_pb2, index_service_pb2, rerank_service_pb2, search_service_pb2
 from podium_server.transport.server import Server
-from tests.wire.serving import request, standing
+from tests.wire.serving import OWN_CONNECTIONS, request, standing
 
 OUR_FAULT = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
 CPP = FieldDescriptor
@@ -84,7 +84,7 @@ class Loop:
 
     async def _start(self) -> tuple[Server, grpc.aio.Channel]:
         server = Server(standing())
-        return server, grpc.aio.insecure_channel(await server.start("127.0.0.1", 0))
+        return server, grpc.aio.insecure_channel(await server.start("127.0.0.1", 0), options=OWN_CONNECTIONS)
 
     def code(self, method: str, data: bytes, *, stream: bool = False) -> grpc.StatusCode:
         async def call() -> grpc.StatusCode:

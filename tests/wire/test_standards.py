@@ -21,7 +21,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from podium.v1 import rerank_service_pb2
 from podium_server.transport import logs
 from podium_server.transport.server import SERVICES
-from tests.wire.serving import Stubs, ids, refused, request, serving, standing
+from tests.wire.serving import OWN_CONNECTIONS, Stubs, ids, refused, request, serving, standing
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -92,7 +92,7 @@ def test_a_client_without_proto_files_can_call(tmp_path: object) -> None:
             await stop.wait()
 
     def ask(address: str) -> None:
-        with grpc.insecure_channel(address) as channel:
+        with grpc.insecure_channel(address, options=OWN_CONNECTIONS) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             listed = set(database.get_services())
             assert {*NAMES, "grpc.health.v1.Health"} <= listed

@@ -38,6 +38,9 @@ def channel_options(service_config: str | None, options: Sequence[tuple[str, Any
         "grpc.max_receive_message_length": MESSAGE_BYTES_MAX,
         "grpc.service_config": default_service_config() if service_config is None else service_config,
         "grpc.primary_user_agent": f"podium-client/{VERSION}",
+        # A client's connections are its own. Shared ones, as gRPC has them, carry the back-off of whoever failed there
+        # before: a server that has come up again would be called dead.
+        "grpc.use_local_subchannel_pool": 1,
     }
     return list((ours | dict(options)).items())
 

@@ -88,9 +88,10 @@ def command(
     Prints, for float32, the model as it is served now and as int8: nDCG@10 where there are judgments, the rank
     correlation of scores with float32's and their largest difference, pairs (or texts) a second, size and memory.
     """
+    from podium_server.backends.openvino.quantize import Quantization
     from podium_server.cli import optimizing
 
-    how = optimizing.how(activations=not weights_only, alpha=alpha, keep=keep, last_layer=last_layer)
+    how = Quantization(activations=not weights_only, alpha=alpha, keep=keep, last_layer=last_layer)
     optimizing.optimize(
         model,
         optimizing.Wanted(

@@ -28,9 +28,8 @@ from podium_server.backends.openvino.tokens import TOKENIZER_FILE
 from podium_server.cli import console, measuring_models
 from podium_server.errors import InvalidRequest
 from podium_server.jobs import lists
+from podium_server.jobs.labelled import read_qrels
 from podium_server.jobs.ndcg import ndcg
-
-how = Quantization
 
 _PASSES = 3
 """The fastest counts: whatever else the machine does can only slow a pass down."""
@@ -97,7 +96,7 @@ def optimize(model: str, wanted: Wanted, calibrate: str, measure: str | None, la
     seen = given if measure is not None else given[0::2]
     if not measured_on:
         raise InvalidRequest("--calibrate", f"{calibrate} has one list alone; give others with --measure")
-    judged = read_labels(labels) if labels is not None else None
+    judged = read_qrels(labels) if labels is not None else None
     remark = console.stderr()
     remark.print(f"calibrating with {wanted.samples} of {len(seen)} lists, measuring on {len(measured_on)}")
     made = _written(source, kind, wanted, seen, model)
@@ -140,26 +139,6 @@ def read_lists(path: str, *, limit: int | None = None) -> list[Graded]:
     if not found:
         raise InvalidRequest(path, "has no list with candidates")
     return found
-
-
-def read_labels(path: Path) -> dict[str, dict[str, float]]:
-    """Return query → document → grade of a TREC file of judgments.
-
-    Raises:
-        InvalidRequest: a line is none.
-
-    """
-    judged: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.split()
-        if not words:
-            continue
-        try:
-            query, _, document, grade = words
-            judged.setdefault(query, {})[document] = float(grade)
-        except ValueError:
-            raise InvalidRequest(f"{path}:{number}", "is no judgment: query, 0, document, grade") from None
-    return judged
 
 
 def _grade(given: Any) -> float | None:

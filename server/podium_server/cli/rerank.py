@@ -133,6 +133,9 @@ def command(
     from podium_server.jobs.budget import JobBudget
     from podium_server.ranking.request import Budget
 
+    for option, path in (("--run", run_path), ("--ledger", ledger_path)):
+        if path is not None and path.endswith(".parquet"):
+            raise click.UsageError(f"{option} is {path}, and its lines make no table; only --out may be Parquet.")
     if ledger_path is not None and no_ledger:
         raise click.UsageError("--ledger and --no-ledger contradict each other.")
     files = Files(source, out, run_path, None if no_ledger else ledger_path, with_ledger=not no_ledger)

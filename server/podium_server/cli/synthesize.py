@@ -65,10 +65,14 @@ def command(**given: Any) -> int:
     """
     import asyncio
 
+    from podium_server.cli.documents import LINES
     from podium_server.cli.synthesizing import SynthesisJob
 
     if given["collection"] is None and given["data_dir"] is not None:
         raise click.UsageError("--data-dir is of --collection; without one a store is made for the job.")
+    if given["collection"] is None and not given["source"].endswith(LINES):
+        # By another name the whole file would be searched as one document, and every query paid for in vain.
+        raise click.UsageError(f"{given['source']} must be called {', '.join(LINES)}; or give a --collection.")
     if given["out"].endswith(".gz"):
         raise click.UsageError("--out is .gz, and written queries have to be read again: name a .jsonl or .parquet")
     return asyncio.run(SynthesisJob.prepared(given).run())

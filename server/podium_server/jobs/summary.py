@@ -18,7 +18,7 @@ def summary(tally: Tally, *, ended: str, unfinished: Ledger, more: dict[str, Any
 
     Args:
         tally: of the job.
-        ended: `whole`, `interrupted`, `budget`, `failed`.
+        ended: `whole`, `interrupted`, `budget`, `outage`, `failed`.
         unfinished: what this run spent on lists that have no answer.
         more: of the command: its name, pipeline, files.
 

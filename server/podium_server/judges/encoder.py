@@ -24,6 +24,7 @@ from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
 from podium_server.judges.case import Case, Side, Truncation
 from podium_server.judges.judge import JudgeFacts, Ruling, ScoreKind, Sink
+from podium_server.judges.passages import shortened
 from podium_server.telemetry import spans
 from podium_strategies.plan import Grade, Liken, Question
 
@@ -245,11 +246,11 @@ class EncoderJudge:
         def encode() -> tuple[Encoded, int]:
             nonlocal begun
             begun = True
-            shortened = [_shortened(text, encoder, case.truncation) for text in texts]
-            cut = sum(len(short) < len(text) for short, text in zip(shortened, texts, strict=True))
+            read = [_shortened(text, encoder, case.truncation) for text in texts]
+            cut = sum(len(short) < len(text) for short, text in zip(read, texts, strict=True))
             # In the thread of the encoder, whose context is its own.
             deadline_at.set(case.deadline_at)
-            return encoder.encode_documents(shortened, token_vectors=tokens_wanted), cut
+            return encoder.encode_documents(read, token_vectors=tokens_wanted), cut
 
         try:
             with spans.opened(
@@ -357,10 +358,7 @@ def _shortened(text: str, encoder: Encoder, truncation: Truncation) -> str:
     # By name: a wrapper has the method where the encoder inside it has, which no class can say.
     token_spans: Callable[[str], Sequence[tuple[int, int]]] | None = getattr(encoder, "token_spans", None)
     if token_spans is not None:
-        spans = token_spans(text)
-        if len(spans) <= most:
-            return text
-        return text[: spans[most - 1][1]] if truncation.side is Side.END else text[spans[-most][0] :]
+        return shortened(text, most, truncation.side, token_spans)
     characters = most * _CHARACTERS_PER_TOKEN
     return text[:characters] if truncation.side is Side.END else text[-characters:]
 

@@ -52,7 +52,7 @@ def written(made: Made, recipe: Recipe) -> str:
         + (".\n" if student.head == "cls" else ", but not the head in head.safetensors.\n"),
         "## Quality\n",
         f"nDCG@10. *before* is {made.baseline}. p is of a paired randomisation test, two-sided. "
-        + _decided(made)
+        + _decided(made, recipe)
         + "\n",
         _results(made),
         "\n![learning curve](training/curve.svg)\n",
@@ -80,13 +80,13 @@ def _versions(made: Made) -> str:
     return ", ".join(f"{name} {version}" for name, version in made.versions.items())
 
 
-def _decided(made: Made) -> str:
-    deciding = [name for name in made.results if name not in made.after_only]
-    return (
-        f"Which checkpoint was kept was decided by {', '.join(deciding)}; the other sets decided nothing."
-        if deciding
-        else ""
-    )
+def _decided(made: Made, recipe: Recipe) -> str:
+    deciding = ", ".join(name for name in made.results if name not in made.after_only)
+    if recipe.training.keep == "best":
+        return f"Which checkpoint was kept was decided by {deciding}; the other sets decided nothing."
+    if recipe.training.patience is not None:
+        return f"The last step was kept, and when to stop was decided by {deciding}; the other sets decided nothing."
+    return "The last step was kept: no set decided anything."
 
 
 def _results(made: Made) -> str:

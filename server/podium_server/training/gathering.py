@@ -82,7 +82,7 @@ class Gathering:
         sets = [self._set(entry, remarks) for entry in self.recipe.development]
         twice = [name for name, count in Counter(each.name for each in sets).items() if count > 1]
         if twice:
-            raise ConfigInvalid(f"two [[development]] are called {twice[0]!r}; they are told apart by name: give them one")
+            raise ConfigInvalid(f"two [[development]] are called {twice[0]!r}; give each a name of its own")
         for each in sets:
             held.add(each.lists)
         learnt = self.recipe.data if isinstance(self.recipe, Recipe) else ()

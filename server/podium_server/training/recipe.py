@@ -203,6 +203,17 @@ class Data(_Source):
             raise ValueError(f"{IN_BATCH!r} stands alone: its list is the step's batch, not the query's")
         return loss
 
+    @model_validator(mode="after")
+    def _drawable(self) -> Data:
+        if self.unranked >= self.documents:
+            raise ValueError(f"unranked is {self.unranked} and documents is {self.documents}, of which they are a part")
+        ends, shares = [end for end, _ in self.top], [share for _, share in self.top]
+        if self.top and (ends[0] < 1 or ends != sorted(set(ends)) or min(shares) < 0 or sum(shares) > 1 + 1e-9):
+            raise ValueError(
+                "top is [[last place, share], …], places rising from 1 on and shares of 1 at most together"
+            )
+        return self
+
 
 class Development(_Source):
     """`[[development]]`: lists to measure on while training. Their queries are kept out of the training data."""

@@ -114,7 +114,7 @@ class Job:
             voice = self.recipe.teacher.voice if self.recipe.teacher is not None else None
             if voice is not None and voice not in teacher.student.voices:
                 known = ", ".join(teacher.student.voices)
-                raise ConfigInvalid(f"teacher.voice is {voice!r}; {named!r} is a {teacher.student.kind} and has: {known}")
+                raise ConfigInvalid(f"teacher.voice is {voice!r}; {named!r} has none such (it has: {known})")
             teacher.to(device).requires_grad_(False)
         loop = Loop(self.recipe, student, gathered.streams, teacher, {})
         loop.start = loop.weights()
@@ -144,22 +144,16 @@ class Job:
         return history
 
     def _baseline(self, loop: Loop, gathered: Gathered) -> Values:
-        """Measure the start; with a fresh head, which knows nothing, the encoder's own score."""
-        fresh = (
-            isinstance(loop.student, Classifying | JointMaxSim)
-            and not (Path(self._located("start")) / STUDENT_FILE).is_file()
+        """Measure the start; with a fresh head, which knows nothing, the score of the encoder that it was put on."""
+        start = Path(self._located("start"))
+        if not isinstance(loop.student, Classifying | JointMaxSim) or _reads(start):
+            return self._measure(loop, gathered.sets, "the start")
+        encoder = load_student(start).to(loop.student.device)
+        recipe = self.recipe.model_copy(
+            update={"student": encoder.student.model_copy(update={"max_tokens": self.recipe.student.max_tokens})}
         )
-        measured = loop
-        if fresh:
-            encoder = load_student(Path(self._located("start"))).to(loop.student.device)
-            recipe = self.recipe.model_copy(
-                update={"student": encoder.student.model_copy(update={"max_tokens": self.recipe.student.max_tokens})}
-            )
-            measured = Loop(recipe, encoder, (), None, {})
-        values = self._measure(measured, gathered.sets, "the start")
-        if fresh:
-            return {name: {"logit": voices["fused"]} for name, voices in values.items()}
-        return values
+        values = self._measure(Loop(recipe, encoder, (), None, {}), gathered.sets, "the start")
+        return {name: {"logit": voices[encoder.student.voices[0]]} for name, voices in values.items()}
 
     # --- during -------------------------------------------------------------------------------------------------
 
@@ -304,6 +298,14 @@ class Job:
         }
 
 
+def _reads(folder: Path) -> bool:
+    """Tell whether a start reads query and passage together already, so that its head is not fresh."""
+    if (folder / STUDENT_FILE).is_file():
+        return bool(json.loads((folder / STUDENT_FILE).read_text("utf-8"))["student"]["kind"] == "cross-encoder")
+    config = json.loads((folder / "config.json").read_text("utf-8")) if (folder / "config.json").is_file() else {}
+    return any("SequenceClassification" in name for name in config.get("architectures") or ())
+
+
 def converted(folder: Path, recipe: Recipe) -> None:
     """Write the OpenVINO model beside the weights."""
     part = folder / ".converting"
@@ -334,7 +336,7 @@ def _texts(gathered: Gathered, most: int = 600) -> list[str]:
 
 def _baseline_words(recipe: Recipe) -> str:
     if recipe.student.kind == "cross-encoder":
-        return "the start: the encoder's own fused score (MaxSim + cosine / 2) where the head is fresh"
+        return "the start; where the head is fresh, the score of the encoder that it was put on (MaxSim + cosine / 2)"
     return "the start, untrained" + (", projected" if recipe.student.kind == "late-interaction" else "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -110,7 +111,8 @@ class SentenceTransformersEncoder:
         tokenize_s = infer_s = 0.0
         of_prefix = 0
         if prefix and token_vectors:
-            of_prefix = len(model.tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"])
+            with self._one_at_a_time:
+                of_prefix = len(model.tokenizer(prefix.rstrip(), add_special_tokens=False)["input_ids"])
         at_most = self.max_tokens * CHARACTERS_PER_TOKEN_AT_MOST
         for start in range(0, len(texts), _TEXTS_AT_A_TIME):
             begun = time.perf_counter()

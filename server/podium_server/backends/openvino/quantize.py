@@ -54,6 +54,11 @@ class Quantization:
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
             raise ConfigInvalid(f"alpha is {self.alpha}; it must be from 0 to 1")
+        for pattern in self.keep:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ConfigInvalid(f"keep is {pattern!r}, which is no regular expression: {error}") from None
 
     def __str__(self) -> str:
         if not self.activations:
