@@ -120,7 +120,9 @@ def checked(suite: Suite) -> Suite:
     for topic in suite.topics:
         unfit = [name for name in (topic.qid, *(p.docid for p in topic.candidates)) if not _fit(name)]
         if unfit:
-            raise SuiteError(f"{suite.name}: query {topic.qid!r}: the id {unfit[0]!r} is no text of Unicode without NUL")
+            raise SuiteError(
+                f"{suite.name}: query {topic.qid!r}: the id {unfit[0]!r} is no text of Unicode without NUL"
+            )
     if not any(suite.qrels.get(topic.qid) for topic in suite.topics):
         others = f", which are of other queries ({', '.join(list(suite.qrels)[:NOTED])}, …)" if suite.qrels else ""
         raise SuiteError(f"{suite.name}: none of its {len(suite.topics)} queries has a judgment in the qrels{others}")

@@ -65,7 +65,7 @@ class Limits(BaseModel):
             update={
                 "concurrent_requests": max(self.concurrent_requests, concurrency),
                 "encoder_queue": max(self.encoder_queue, documents),
-                "cross_encoder_pairs": max(self.cross_encoder_pairs, documents),
+                "cross_encoder_pairs": max(self.cross_encoder_pairs, documents * self.passages),
                 "cross_encoder_wait_s": _ONE_DAY_S,
             }
         )

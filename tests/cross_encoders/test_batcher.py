@@ -239,6 +239,24 @@ async def test_a_failure_is_of_the_requests_in_its_batch_alone() -> None:
         assert await scored(batcher, toy.pairs("e", ["fine"])) == expected(toy.pairs("e", ["fine"]))
 
 
+async def test_what_one_request_sent_does_not_fail_those_in_its_batch() -> None:
+    toy = ToyCrossEncoder(capacity=Capacity(1, 64, 4, 1e6))
+    before, fine, bad = toy.pairs("p", ["plug"]), toy.pairs("a", ["one", "two"]), toy.pairs("b", ["x", "explode"])
+    toy.let.clear()
+    async with batching(toy) as batcher:
+        plug = asyncio.create_task(scored(batcher, before))
+        await until(lambda: toy.at_work == 1)
+        both = [asyncio.create_task(scored(batcher, pairs)) for pairs in (fine, bad)]
+        await until(lambda: batcher.state().pairs == 4)
+        toy.let.set()
+        assert await plug == expected(before)
+        assert await both[0] == expected(fine)
+        with pytest.raises(BackendDown):
+            await both[1]
+        assert batcher.state().failed == 2
+    assert [len(batch) for batch in toy.batches] == [1, 4, 2, 2]
+
+
 async def test_the_rest_of_a_failed_request_never_reaches_the_model() -> None:
     toy = ToyCrossEncoder(capacity=Capacity(1, 64, 1, 1e6))
     async with batching(toy) as batcher:

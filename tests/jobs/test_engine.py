@@ -66,7 +66,7 @@ def test_what_is_written_ends_before_the_outage(script: list[tuple[str, int]], c
     except Outage as outage:
         stopped = outage
 
-    begins = first_run_of_down(fates, min(patience, concurrency)) if patience else None
+    begins = first_run_of_down(fates, patience) if patience else None
     assert (stopped is not None) == (begins is not None)
     assert [answer.list.line if isinstance(answer, Ranked) else answer.line for answer in written] == list(
         range(1, (len(fates) if begins is None else begins) + 1)

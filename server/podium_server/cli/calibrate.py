@@ -168,7 +168,7 @@ def _report_exit(paper: Console, usual: EarlyExit, stage: str, lists: list[Grade
         return
     exit_ = chosen.strategy
     paper.print(f"Saves most at a loss of at most {loss:g} ({chosen.quantile:.0%} exact where it was set):")
-    lines = (f"slope = {exit_.slope:.9g}", f"intercept = {exit_.intercept:.9g}", f"bound = {exit_.bound:.9g}")
+    lines = (f"slope = {exit_.slope!r}", f"intercept = {exit_.intercept!r}", f"bound = {exit_.bound!r}")
     paper.print("\n".join(f"  {line}" for line in lines) + "\n", markup=False)
 
 
@@ -198,7 +198,7 @@ def _report_skips(paper: Console, stage: str, lists: list[Reranked], loss: float
     )
     if told.loss > loss:
         paper.print("[yellow]That is more than permitted:[/] the margin says less about other lists than about these.")
-    paper.print(f"  threshold = {told.threshold:.9g}\n", markup=False)
+    paper.print(f"  threshold = {told.threshold!r}\n", markup=False)
 
 
 def _table(*titles: str) -> Table:

@@ -1,8 +1,8 @@
 """The engine of a job: a reader in a thread of its own, many lists at work side by side, one writer in input order.
 
-At most `2 × concurrency` lists exist at any time: at work, waiting for their turn to be written, or read ahead. A place
-is taken before a line is read and given back after its answer is written, so that neither a slow disk nor one slow list
-at the head makes memory grow.
+At most `2 × concurrency` lists exist at any time (more where `patience` is more): at work, waiting for their turn to be
+written, or read ahead. A place is taken before a line is read and given back after its answer is written, so that
+neither a slow disk nor one slow list at the head makes memory grow.
 
 Lists side by side are also what fills the models' batches: every list asks its rounds as soon as they are ready, and
 whoever runs a model (a queue in front of a cross-encoder, vLLM in the process, an endpoint) merges what is asked at the
@@ -71,8 +71,7 @@ class Engine:
         write: is given every answer, in the order of the input.
         concurrency: lists at work at the same time.
         strict: stop at the first list that fails, or line that is no list.
-        patience: stop when so many lists in a row found nobody to answer; 0 writes their errors and goes on. More than
-            the lists that are read ahead counts as so many.
+        patience: stop when so many lists in a row found nobody to answer; 0 writes their errors and goes on.
         gate: of a budget.
 
     """
@@ -112,7 +111,9 @@ class Engine:
         if instant and from_file:
             await self._rank_file(instant, lines)
             return
-        reader = Reader(lines, _INSTANT_PLACES if instant else 2 * self.concurrency, self._moved)
+        # An outage is known by lists that wait for each other, so that all of them need a place.
+        places = self.concurrency + max(self.concurrency, self.patience)
+        reader = Reader(lines, _INSTANT_PLACES if instant else places, self._moved)
         reader.start()
         try:
             await (self._rank_at_once(instant, reader) if instant else self._rank_side_by_side(reader))
@@ -215,7 +216,6 @@ class Engine:
 
         Lists that nobody answered wait for one that somebody did: an outage is a matter of the job, not of its lists.
         """
-        patience = min(self.patience, self.concurrency)
         failed = 0
         for task in self._window:
             if not task.done():
@@ -224,7 +224,7 @@ class Engine:
             if not self._held(answer):
                 return failed + 1
             failed += 1
-            if failed >= patience:
+            if failed >= self.patience:
                 raise Outage(answer, failed)
         return failed if reader.exhausted and self._next is None else 0
 

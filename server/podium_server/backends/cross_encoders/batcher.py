@@ -307,14 +307,28 @@ class Batcher:
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
-            try:
-                scores = self.encoder.score(job.pairs)
-                if len(scores) != len(job.pairs):
-                    raise BackendDown(f"the model gave {len(scores)} scores for {len(job.pairs)} pairs")
-            except Exception as error:  # noqa: BLE001  # whatever it is, this thread has others to serve
+            error = self._tried(job)
+            if error is None:
+                continue
+            if len(job.places) == 1:
                 self._failed(job, error)
-            else:
-                self._scored(job, scores.tolist(), time.monotonic() - job.begun)
+                continue
+            # What one request sent must not fail those that happened to be in its batch: each is tried alone.
+            for alone in job.apart():
+                if (error := self._tried(alone)) is not None:
+                    self._failed(alone, error)
+
+    def _tried(self, job: _Job) -> Exception | None:
+        """Score a batch and hand out the scores; return what went wrong instead."""
+        began = time.monotonic()
+        try:
+            scores = self.encoder.score(job.pairs)
+            if len(scores) != len(job.pairs):
+                raise BackendDown(f"the model gave {len(scores)} scores for {len(job.pairs)} pairs")
+        except Exception as error:  # noqa: BLE001  # whatever it is, this thread has others to serve
+            return error
+        self._scored(job, scores.tolist(), time.monotonic() - began)
+        return None
 
     def _next(self) -> _Job | None:
         """Wait for a batch; None at the end."""
@@ -333,7 +347,7 @@ class Batcher:
                 self._changed.wait()
 
     def _begun(self, batch: Batch, now: float) -> _Job:
-        job = _Job(batch, [self._places[share.request] for share in batch.shares], now)
+        job = _Job(batch, [self._places[share.request] for share in batch.shares])
         for share, place in job.parts:
             if not place.at_work_pairs:
                 place.queue_s += now - place.idle_since
@@ -398,11 +412,14 @@ class _Job:
 
     batch: Batch
     places: list[Place]
-    begun: float
 
     @property
     def parts(self) -> zip[tuple[Share, Place]]:
         return zip(self.batch.shares, self.places, strict=True)
+
+    def apart(self) -> list[_Job]:
+        """Return it as one batch for each request."""
+        return [_Job(Batch((share,), self.batch.longest), [place]) for share, place in self.parts]
 
     @property
     def pairs(self) -> list[Pair]:

@@ -37,7 +37,7 @@ from podium_server.errors import ConfigInvalid
 Kind: TypeAlias = Literal["encoder", "cross-encoder"]
 """What is made of a model: vectors of texts, or a score of a pair."""
 
-CONVERTER = 1
+CONVERTER = 2
 """Counted up whenever the same files give another model, so that what is cached is made anew."""
 
 _ONNX_FILES = ("model.onnx", "onnx/model.onnx")
