@@ -141,12 +141,12 @@ def _table(ledgers: Mapping[str, Ledger]) -> Table:
     totals = {name: ledger.total() for name, ledger in ledgers.items()}
     several = len(ledgers) > 1
     columns = [c for c in _COLUMNS if any(c.tells(ledger, totals[name]) for name, ledger in ledgers.items())]
-    models = {account.model for ledger in ledgers.values() for account in ledger if account.model}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     if several:
         table.add_column("pipeline", no_wrap=True, style="bold")
     table.add_column("stage", no_wrap=True)
-    if with_model := not several or len(models) > 1:
+    # Several pipelines stand side by side, and a terminal is 100 columns wide; their stages name what is theirs.
+    if with_model := not several:
         table.add_column("model", style="dim", no_wrap=True, max_width=20)
     for title in [column.title for column in columns] + ["took"] * several:
         table.add_column(title, justify="right", no_wrap=True)
@@ -155,7 +155,7 @@ def _table(ledgers: Mapping[str, Ledger]) -> Table:
         took = [seconds(ledger.wall_s)] if several else []
         for place, account in enumerate(accounts):
             head = [name if place == 0 else ""] if several else []
-            head += [_stage(account), account.model or "–"] if with_model else [_stage(account)]
+            head += [_stage(account), account.model or "–"] if with_model else [_named(account)]
             cells = (column.of_account(account) for column in columns)
             table.add_row(*head, *cells, *(took if len(accounts) == 1 else [""] * len(took)))
         if len(accounts) > 1:
@@ -171,6 +171,11 @@ def _worked(account: Account) -> bool:
     """Return whether a stage did anything that can be counted; the order of recall, kept, is nothing."""
     usage = account.usage
     return bool(account.questions or usage.calls or usage.cache_hits or usage.tokens or usage.backend_s)
+
+
+def _named(account: Account) -> str:
+    """Return a stage's name where no column tells its model."""
+    return account.model if account.stage.rpartition(".")[2] == "pointwise" else _stage(account)
 
 
 def _stage(account: Account) -> str:

@@ -41,7 +41,12 @@ _STEP_DOCUMENTS = 1024
 CONFIG = """
 [models.minilm]
 backend = "openvino"
-model = "all-minilm-l6-v2"
+model = "minilm-late"
+prices = { compute_usd_per_hour = 0.05, version = "demo" }
+
+[models.minilm-cross]
+backend = "cross-encoder"
+model = "minilm-cross"
 prices = { compute_usd_per_hour = 0.05, version = "demo" }
 """
 
