@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from podium_server.errors import InvalidRequest
 from podium_server.jobs.calibrate import Labels
-from podium_server.jobs.lists import GZIP_MAGIC, BadLine, CandidateList, parse_line
+from podium_server.jobs.lists import BadLine, CandidateList, parse_line, unpacked
 
 LABEL = "rel"
 
@@ -38,10 +37,8 @@ def read_lists(
 
     """
     with path.open("rb") as raw:
-        packed = raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC
-        lines = gzip.open(raw) if packed else raw  # noqa: SIM115  # ends with the file that it reads
         read = 0
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(unpacked(raw), 1):
             if limit is not None and read >= limit:
                 return
             if line.strip():

@@ -125,9 +125,13 @@ def opened(path: str, *, limit: int | None = None, parse: Parse | None = None) -
         from podium_server.jobs.parquet import ParquetSource
 
         return ParquetSource(path, limit=limit)
-    packed = magic.startswith(GZIP_MAGIC)
-    stream = cast(BinaryIO, gzip.open(buffered) if packed else buffered)  # noqa: SIM115
-    return LineSource(stream, cast(BinaryIO, buffered), size, limit, parse)
+    return LineSource(unpacked(buffered), cast(BinaryIO, buffered), size, limit, parse)
+
+
+def unpacked(raw: io.BufferedReader) -> BinaryIO:
+    """Return what a file holds, gzip or plain, known by its first bytes; the caller closes `raw`."""
+    packed = raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC
+    return cast(BinaryIO, gzip.open(raw) if packed else raw)
 
 
 def check_seal(lists: int, found: int, wanted: int, seal: int) -> None:

@@ -24,14 +24,14 @@ was paid) stands in the job's ledger beside the file.
 
 from __future__ import annotations
 
-import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from podium_server.errors import InvalidRequest
+from podium_server.jobs.lists import unpacked
 
 FORMAT = "podium-labels/1"
 FAMILY, _, VERSION = FORMAT.partition("/")
@@ -392,9 +392,7 @@ def read_lines(path: str | Path) -> Iterator[Label | Unlabelled]:
 
     """
     with Path(path).open("rb") as raw:
-        packed = raw.peek(2)[:2] == b"\x1f\x8b"
-        stream: Iterable[bytes] = cast(BinaryIO, gzip.open(raw)) if packed else raw  # noqa: SIM115  # ends with `raw`
-        for number, line in enumerate(stream, start=1):
+        for number, line in enumerate(unpacked(raw), start=1):
             if line.strip():
                 yield parsed(line, f"{path}, line {number}")
 

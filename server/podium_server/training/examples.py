@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections import Counter
@@ -10,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from podium_server.errors import ConfigInvalid
+from podium_server.jobs.lists import unpacked
 
-GZIP_MAGIC = b"\x1f\x8b"
 LINE_BYTES_MAX = 64 << 20
 ROWS_MAX = 2_000_000
 """Examples are held in memory; a list of 20 passages takes 20 KB or so."""
@@ -118,8 +117,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with path.open("rb") as file:
-            packed = file.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC
-            stream = cast(BinaryIO, gzip.open(file)) if packed else file  # noqa: SIM115  # `file` closes it
+            stream = unpacked(file)
             while raw := stream.readline(LINE_BYTES_MAX):
                 number += 1
                 if raw.strip():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import log2
 
 import numpy as np
+
+from podium_server.jobs.ndcg import dcg
 
 _PERMUTATIONS = 10_000
 
@@ -20,12 +21,8 @@ def ndcg(gains: Sequence[float], ideal: Sequence[float], k: int = 10) -> float |
         k: how many places count.
 
     """
-    best = _dcg(sorted(ideal, reverse=True), k)
-    return _dcg(gains, k) / best if best > 0 else None
-
-
-def _dcg(gains: Sequence[float], k: int) -> float:
-    return sum(max(0.0, gain) / log2(place + 2) for place, gain in enumerate(gains[:k]))
+    best = dcg(sorted(ideal, reverse=True), k)
+    return dcg(gains, k) / best if best > 0 else None
 
 
 def order(scores: Sequence[float]) -> list[int]:
