@@ -21,7 +21,8 @@ from tests.cross_encoders import numpy_models as tiny
 FAMILIES = get_args(tiny.Family)
 SMALL = Capacity(lanes=2, padded_tokens=512, pairs=8, tokens_per_s=1.0)
 
-# What batching and padding may change: the order of sums. The scores of these models spread by 0.3 to 5.
+# What batching and padding may change: the order of sums, by a part of the score (bf16 has three digits, and a score
+# of these models goes to 8 either way).
 TOLERANCE: dict[Precision, float] = {"f32": 1e-4, "bf16": 0.1}
 
 PRECISIONS: list[Precision] = ["f32", "bf16"] if native_precision("auto") == "bf16" else ["f32"]
@@ -116,7 +117,7 @@ def test_a_batch_gives_what_each_pair_gives_alone_in_any_order(
     assert together.dtype == np.float32
     for place, i in enumerate(order):
         [alone] = model.score([pairs[i]])
-        assert abs(alone - together[place]) <= TOLERANCE[precision]
+        assert abs(alone - together[place]) <= TOLERANCE[precision] * max(1.0, abs(alone))
 
 
 def test_bfloat16_stays_near_float32(models: dict[tuple[str, Precision], OpenVinoCrossEncoder]) -> None:

@@ -131,4 +131,6 @@ def test_a_pair_has_one_score_whatever_it_is_batched_with_and_whether_it_is_reme
         for one, scores in zip(requests, asyncio.run(all_of_them()), strict=True):
             assert scores is not None or one.leaves
             for place, score in zip(one.places, scores or (), strict=False):
-                assert score == pytest.approx(expected[one.query, place], abs=TOLERANCE[precision])
+                assert score == pytest.approx(
+                    expected[one.query, place], abs=TOLERANCE[precision], rel=TOLERANCE[precision]
+                )
