@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test test-engines test-ray test-clients bench evals check setup setup-dev proto clean
+.PHONY: help demo test test-engines test-ray test-clients soak fuzz bench evals check setup setup-dev proto clean
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 22
 
@@ -53,6 +53,13 @@ bench-peers: $(VENV)/.dev  ## beside rerankers, llm-rankers and rank_llm at one 
 
 bench-serving: $(VENV)/.dev  ## a cross-encoder behind gRPC from 0.25 to 3 × its capacity, a table and a plot (10 minutes)
 	$(BIN)/python bench/serving.py
+
+soak: $(VENV)/.dev  ## ten minutes of faults under load: what is lost, what is answered, what grows; one table
+	$(BIN)/python -m tests.soak --out bench/results/faults.md
+
+fuzz: $(VENV)/.dev  ## a million hostile inputs over gRPC, HTTP/2 and REST, one table (an hour; the first time builds an environment)
+	$(BIN)/python -m tests.fuzz.by_schema
+	$(BIN)/python -m tests.fuzz --out bench/results/fuzz.md
 
 evals: $(VENV)/.dev  ## which pipeline is worth its price: suites, recordings, simulated judge, peers, one report (30 minutes)
 	$(BIN)/podium eval all $(if $(PODIUM_DATA),--data $(PODIUM_DATA)) --out out/evals $(EVALS)

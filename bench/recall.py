@@ -36,7 +36,7 @@ from podium_server.recall.engine import Engine, new_stream
 from podium_server.recall.filters import Equals
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import RecallQuery
-from podium_server.recall.store import CollectionSettings
+from podium_server.recall.settings import CollectionSettings
 from podium_server.recall.text import document_terms, query_terms, words
 from podium_server.recall.vectors import Proposals, VectorSettings
 

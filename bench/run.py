@@ -202,7 +202,7 @@ def _ndcg(what: str, lists: str, qrels: Path | None, aim: float) -> Row:
 @functools.cache
 def _library() -> list[str]:
     """Return the corpus of the demo: the documentation of this machine's Python library."""
-    from podium_server.cli import stdlib_docs
+    from podium_server.cli.documents import stdlib_docs
 
     return [f"{found.name}  {found.signature}\n{found.text}" for found in stdlib_docs.library()]
 
@@ -211,7 +211,7 @@ def _library() -> list[str]:
 def _indexed() -> tuple[int, float, dict[str, tuple[float, float]]]:
     """Index the library once; return its size, the seconds it took, and what searches take (p50, p95 in ms)."""
     from podium_client import Client
-    from podium_server.cli.demo import QUESTIONS
+    from podium_server.cli.commands.demo import QUESTIONS
 
     times: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as (target, _), Client(target) as client:

@@ -26,7 +26,7 @@ from podium_evals.results import (
 from podium_evals.statistics import compare_all, holm, intervals
 from podium_evals.suite import Suite, SuiteError
 
-SHOWN = 10
+LOOKED_AT = 10
 """Places of which a reader looks at the judgments."""
 UNJUDGED_SHARE = 0.5
 """Of them; from there on a figure says more of the judgments than of the system."""
@@ -81,12 +81,16 @@ def evaluate(
 def _remarked(system: System, suite: Suite) -> System:
     """Return the system with a warning where half of what it shows first has no judgment."""
     judged = {qid: graded for qid, graded in suite.qrels.items() if graded}
-    shown = [docid in judged[qid] for qid, docids in system.run.items() if qid in judged for docid in docids[:SHOWN]]
+    shown = [
+        docid in judged[qid] for qid, docids in system.run.items() if qid in judged for docid in docids[:LOOKED_AT]
+    ]
     unjudged = len(shown) - sum(shown)
     if not shown or unjudged < UNJUDGED_SHARE * len(shown):
         return system
     share = f"{100 * unjudged / len(shown):.0f} %"
-    remark = f"{unjudged:,} of its {len(shown):,} first {SHOWN} places ({share}) are unjudged, and count as irrelevant"
+    remark = (
+        f"{unjudged:,} of its {len(shown):,} first {LOOKED_AT} places ({share}) are unjudged, and count as irrelevant"
+    )
     return replace(system, warnings=(*system.warnings, remark))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from podium_evals.catalogue import DL19, SUITES, Known
+from podium_evals.first_stage import DEPTH
+from podium_evals.indexed import Indexed
 from podium_evals.recorded import RECORDINGS, replayed
 from podium_evals.results import FIRST_STAGE, Missing, Timing
 from podium_evals.runner import Here
 from podium_evals.session import Session, Watcher
 from podium_evals.suite import Suite, SuiteError
+from podium_server import config as config_file
 from podium_server.config import Config, OpenAIModel, VllmModel
 
 PARTS = ("suites", "recordings", "simulated", "peers")
+SHIPPED = Path(__file__).with_name("shipped.toml")
+"""The built-in configuration with a price for the processors."""
+UNTRAINED = Path(__file__).with_name("untrained.toml")
+UNTRAINED_PIPELINES = ("untrained-cosine", "untrained-maxsim")
+"""What the shipped models have to be better than."""
 BM25_ON_DL19 = 0.5058
 """nDCG@10, published."""
 
@@ -38,7 +47,7 @@ class Everything:
         parts: of `PARTS`.
         queries: of each suite at most, for a look; None takes what there is time for.
         whole: all queries of all suites.
-        peers: a JSON file that `bench/peers_rerankers.py` wrote.
+        peers: a JSON file that `bench/peers.py` wrote.
         seed: of resampling and of the simulated judge.
 
     """
@@ -108,7 +117,10 @@ class Everything:
                 )
             else:
                 names.append(name)
-        await session.run(Here(self.config), names)
+        with tempfile.TemporaryDirectory(prefix="podium-evals-") as folder:
+            for config, pipelines in ((self.config, names), (config_file.load(UNTRAINED), UNTRAINED_PIPELINES)):
+                index = Path(folder) / config.server.default_encoder
+                await session.run(Indexed(Here(config), index, DEPTH, session.watcher.say), pipelines)
 
     async def _recordings(self, session: Session, dl19: Suite | None) -> None:
         lists = self.data / "eval" / DL19.source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 
@@ -24,7 +23,7 @@ def with_lists(suite: Suite, *, depth: int = DEPTH) -> Suite:
         depth: candidates of a query at most.
 
     """
-    if not suite.corpus:
+    if not suite.corpus or any(topic.candidates for topic in suite.topics):
         return suite
     docids, texts = tuple(suite.corpus), tuple(suite.corpus.values())
     cut = [document_terms(text) for text in texts]
@@ -38,5 +37,5 @@ def with_lists(suite: Suite, *, depth: int = DEPTH) -> Suite:
         return replace(asked, candidates=found)
 
     note = f"candidates are the first {depth} by BM25 of a corpus of {len(docids):,} documents"
-    listed = replace(suite, topics=tuple(topic(asked) for asked in suite.topics), corpus=MappingProxyType({}))
+    listed = replace(suite, topics=tuple(topic(asked) for asked in suite.topics))
     return checked(replace(listed, warnings=(*suite.warnings, note)))

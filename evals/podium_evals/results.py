@@ -11,6 +11,7 @@ names of the fields below, nested as they are, with these exceptions (all made s
        {"suite": {"name", "warnings": [sentence],
                   "texts": [text],
                   "topics": [{"qid", "query", "candidates": [[docid, place in texts, first-stage score or null]]}],
+                  "corpus": {docid: place in texts},             of a corpus, what stands in some system's first 20
                   "qrels": {qid: {docid: grade}}},
         "baseline": "first-stage",
         "qids": [the judged queries; every system's values are in this order],
@@ -47,6 +48,9 @@ PIPELINE, RECORDED, RUN_FILE = "pipeline", "recorded", "run"
 nothing; read from a run file, so that only the order is known."""
 
 COMPLETE, FAILED, UNANSWERED = "complete", "failed", "unanswered"
+
+SHOWN = 20
+"""Places of every order that a query's page shows."""
 
 
 @dataclass(frozen=True, slots=True)

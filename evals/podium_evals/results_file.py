@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from podium_evals.results import (
+    SHOWN,
     Difference,
     Evaluation,
     Mean,
@@ -88,7 +89,7 @@ def from_data(data: Mapping[str, Any]) -> Results:
 
 def _evaluation_data(evaluation: Evaluation) -> dict[str, Any]:
     return {
-        "suite": _suite_data(evaluation.suite),
+        "suite": _suite_data(evaluation.suite, evaluation.systems),
         "baseline": evaluation.baseline,
         "qids": list(evaluation.qids),
         "references": [asdict(reference) for reference in evaluation.references],
@@ -159,7 +160,7 @@ def _summary(data: Mapping[str, Any]) -> Summary:
     return Summary(**{**data, "means": {name: Mean(**mean) for name, mean in data["means"].items()}})
 
 
-def _suite_data(suite: Suite) -> dict[str, Any]:
+def _suite_data(suite: Suite, systems: Sequence[System]) -> dict[str, Any]:
     texts: dict[str, int] = {}
     topics = [
         {
@@ -173,11 +174,17 @@ def _suite_data(suite: Suite) -> dict[str, Any]:
         for topic in suite.topics
     ]
     qrels = {qid: dict(graded) for qid, graded in suite.qrels.items()}
+    # Of a corpus, what somebody shows; all of it may be millions.
+    shown = {docid for system in systems for ranking in system.rankings for docid in ranking.docids[:SHOWN]}
+    corpus = {
+        docid: texts.setdefault(suite.corpus[docid], len(texts)) for docid in sorted(shown) if docid in suite.corpus
+    }
     return {
         "name": suite.name,
         "warnings": list(suite.warnings),
         "texts": list(texts),
         "topics": topics,
+        "corpus": corpus,
         "qrels": qrels,
     }
 
@@ -192,7 +199,8 @@ def _suite(data: Mapping[str, Any]) -> Suite:
         )
         for row in data["topics"]
     )
-    return Suite(data["name"], topics, MappingProxyType(data["qrels"]), warnings=tuple(data["warnings"]))
+    corpus = MappingProxyType({docid: texts[place] for docid, place in data.get("corpus", {}).items()})
+    return Suite(data["name"], topics, MappingProxyType(data["qrels"]), corpus, tuple(data["warnings"]))
 
 
 def write_run(system: System, path: Path) -> None:

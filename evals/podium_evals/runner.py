@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from podium_evals.results import FAILED, PIPELINE, Ranking, Spent, System
 from podium_evals.suite import Suite, Topic
@@ -64,17 +65,17 @@ class Here:
             if name not in self.config.pipelines:
                 raise NotFound("pipeline", name, tuple(self.config.pipelines))
 
-    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
+    def told(self, name: str, suite: Suite) -> tuple[str, tuple[str, ...]]:
         """Return a pipeline's description, and each of its stages in a line."""
         section = self.config.pipelines[name]
         return section.description, tuple(_stage(stage) for stage in section.stages)
 
     @contextlib.asynccontextmanager
-    async def ranker(self, name: str, concurrency: int) -> AsyncIterator[Ranker]:
+    async def ranker(self, name: str, concurrency: int, suite: Suite | None = None) -> AsyncIterator[Ranker]:
         """Load the pipeline's models, and hand out who ranks with them."""
         from podium_server.compose import Podium
 
-        podium = Podium(_narrowed(self.config, name, concurrency), data_dir=self.data_dir, collections=False)
+        podium = Podium(narrowed(self.config, name, concurrency), data_dir=self.data_dir, collections=False)
         try:
             await podium.start()  # the first query must not pay alone for loading the models
             yield local_ranker(podium.reranker, name, self.budget, podium.limits)
@@ -107,20 +108,35 @@ class There:
             async with self.ranker(name, 1):
                 pass
 
-    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
+    def told(self, name: str, suite: Suite) -> tuple[str, tuple[str, ...]]:
         """Return where the pipeline is."""
         return f"{name} on {', '.join(self.targets)}", ()
 
     @contextlib.asynccontextmanager
-    async def ranker(self, name: str, concurrency: int) -> AsyncIterator[Ranker]:
+    async def ranker(self, name: str, concurrency: int, suite: Suite | None = None) -> AsyncIterator[Ranker]:
         """Connect, and hand out who asks."""
-        from podium_server.cli.servers import ranking_servers
+        from podium_server.cli.reaching.ranking_servers import ranking_servers
 
         async with ranking_servers(self.targets, name, self.budget, concurrency) as servers:
             yield servers
 
 
-Place = Here | There
+class Place(Protocol):
+    """Where pipelines are: `Here`, `There`, or over an index (`podium_evals.indexed`)."""
+
+    async def check(self, pipelines: Sequence[str]) -> None:
+        """Refuse names that there are not.
+
+        Raises:
+            NotFound: no pipeline of that name.
+
+        """
+
+    def told(self, name: str, suite: Suite) -> tuple[str, tuple[str, ...]]:
+        """Return a pipeline's description, and what it does there, a line each."""
+
+    def ranker(self, name: str, concurrency: int, suite: Suite) -> AbstractAsyncContextManager[Ranker]:
+        """Get ready, and hand out who ranks the suite's lists."""
 
 
 async def run_pipeline(
@@ -151,7 +167,7 @@ async def run_pipeline(
             answers[given.line] = await ranker.rank(given)
         tell(len(answers), len(lists))
 
-    async with place.ranker(name, concurrency) as ranker:
+    async with place.ranker(name, concurrency, suite) as ranker:
         try:
             async with asyncio.TaskGroup() as group:
                 for given in lists:
@@ -162,7 +178,7 @@ async def run_pipeline(
     warnings = Counter(
         warned.code for answer in answers.values() if not isinstance(answer, Failed) for warned in answer.warnings
     )
-    description, stages = place.told(name)
+    description, stages = place.told(name, suite)
     return System(
         name,
         description,
@@ -173,14 +189,14 @@ async def run_pipeline(
     )
 
 
-def _narrowed(config: Config, name: str, concurrency: int) -> Config:
-    """Return the configuration with one pipeline and the models that it names, and limits that do not refuse us."""
+def narrowed(config: Config, name: str, concurrency: int, *, also: Sequence[str] = ()) -> Config:
+    """Return the configuration with one pipeline, the models that it names and some more, and limits that let us."""
     section = config.pipelines[name]
     said = section.model_dump_json()
     return config.model_copy(
         update={
             "pipelines": {name: section},
-            "models": {key: model for key, model in config.models.items() if f'"{key}"' in said},
+            "models": {key: model for key, model in config.models.items() if key in also or f'"{key}"' in said},
             "collections": {},
             "server": config.server.model_copy(update={"default_pipeline": name}),
             "limits": config.limits.for_one_user(concurrency),
@@ -202,11 +218,11 @@ def _ranking(topic: Topic, answer: Answer) -> Ranking:
         return Ranking(topic.qid, (), completion=FAILED, spent=spent_of(answer.ledger), error=message)
     return Ranking(
         topic.qid,
-        tuple(topic.candidates[place].docid for place in answer.order),
+        tuple(answer.list.ids[place] for place in answer.order),
         tuple(answer.scores),
         completion=answer.completion,
         spent=spent_of(answer.ledger),
-        unchanged=tuple(answer.order) == tuple(range(len(topic.candidates))),
+        unchanged=tuple(answer.order) == tuple(range(len(answer.list.ids))),
     )
 
 

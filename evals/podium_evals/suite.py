@@ -24,6 +24,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
+from podium_server.errors import InvalidRequest
+from podium_server.jobs.qrels import read_qrels as read_judgments
+
 IRDS = "ir_datasets:"
 NOTED = 3
 """Names that a warning shows of those that it counts."""
@@ -61,7 +64,7 @@ class Suite:
         name: for tables and file names.
         topics: in the order of the file.
         qrels: qid → docid → grade; what is not in it is not judged.
-        corpus: docid → text, for a collection whose lists are still to be made; else empty.
+        corpus: docid → text, of a collection that came without lists; else empty.
         warnings: sentences, each with a count.
 
     """
@@ -138,7 +141,7 @@ def checked(suite: Suite) -> Suite:
     )
     barren = [topic.qid for topic in judged if not any(grade > 0 for grade in suite.qrels[topic.qid].values())]
     warn(barren, "without a relevant document: left out of means")
-    if not suite.corpus:
+    if not suite.corpus or any(topic.candidates for topic in suite.topics):
         warn([topic.qid for topic in suite.topics if not topic.candidates], "without candidates: they count as 0")
         missed = [
             topic.qid
@@ -180,29 +183,17 @@ def limited(suite: Suite, queries: int | None) -> Suite:
 
 
 def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Read judgments: TREC's `qid iteration docid grade`, or BEIR's `qid docid grade` with or without a heading.
+    """Read judgments, TREC's or BEIR's (`podium_server.jobs.qrels`), with whole grades.
 
     Raises:
         SuiteError: with the line.
 
     """
-    found: dict[str, dict[str, int]] = {}
-    for number, line in _lines(path):
-        words = line.split()
-        if number == 1 and words[-1:] == ["score"]:
-            continue
-        if len(words) not in (3, 4):
-            raise SuiteError(
-                f"{path}, line {number}: {len(words)} columns; qid iteration docid grade are 4, or 3 as BEIR"
-            )
-        try:
-            grade = int(float(words[-1]))
-        except ValueError:
-            raise SuiteError(f"{path}, line {number}: the grade is {words[-1]!r}, which is no number") from None
-        found.setdefault(words[0], {})[words[-2]] = grade
-    if not found:
-        raise SuiteError(f"{path}: has no judgments")
-    return found
+    try:
+        found = read_judgments(path)
+    except (OSError, InvalidRequest) as error:
+        raise SuiteError(str(error)) from error
+    return {qid: {docid: int(grade) for docid, grade in judged.items()} for qid, judged in found.items()}
 
 
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:

@@ -28,7 +28,7 @@ class PodiumError(Exception):
         self.message = message
         self.metadata = dict(metadata or {})
         self.spent: object | None = None
-        """The `accounting.Ledger` of what the request had used by then; None where it had not begun."""
+        """The `accounting.ledger.Ledger` of what the request had used by then; None where it had not begun."""
 
 
 class ConfigInvalid(PodiumError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from difflib import get_close_matches
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -41,9 +42,22 @@ class Option:
     required: bool
 
 
+@cache
+def installed() -> Mapping[str, EntryPoint]:
+    """Return all installed strategies by name, as they were when a process first asked.
+
+    Once a process: looking opens a file of every installed distribution, which takes tens of milliseconds, and a
+    request that brings its own stages would do it for each of them.
+    """
+    made: dict[str, EntryPoint] = {}
+    for point in entry_points(group=GROUP):
+        made.setdefault(point.name, point)
+    return made
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all installed strategies, sorted."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUP)}))
+    return tuple(sorted(installed()))
 
 
 def load(name: str) -> type[Strategy]:
@@ -54,12 +68,12 @@ def load(name: str) -> type[Strategy]:
         TypeError: what is installed under that name is no `Strategy`.
 
     """
-    points: tuple[EntryPoint, ...] = tuple(entry_points(group=GROUP, name=name))
-    if not points:
+    point = installed().get(name)
+    if point is None:
         raise UnknownStrategy(name, names())
-    loaded = points[0].load()
+    loaded = point.load()
     if not (isinstance(loaded, type) and issubclass(loaded, Strategy)):
-        raise TypeError(f"the strategy {name!r} is {points[0].value}, which is no subclass of Strategy")
+        raise TypeError(f"the strategy {name!r} is {point.value}, which is no subclass of Strategy")
     return loaded
 
 

@@ -121,12 +121,15 @@ async def test_health_and_reflection_as_configured(tmp_path: Path) -> None:
             told.append("OK")
         except grpc.aio.AioRpcError as error:
             told.append(error.code().name)
-        try:
-            asked = reflection_pb2.ServerReflectionRequest(list_services="")
-            answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
-            told.append("OK" if [answer async for answer in answers] else "nothing")
-        except grpc.aio.AioRpcError as error:
-            told.append(error.code().name)
+        while len(told) < 2:
+            try:
+                asked = reflection_pb2.ServerReflectionRequest(list_services="")
+                answers = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([asked]))
+                told.append("OK" if [answer async for answer in answers] else "nothing")
+            except grpc.aio.AioRpcError as error:
+                # A stream that is refused while its client still writes may end with an error of grpc.aio's own there.
+                if error.details() != "Internal error from Core":
+                    told.append(error.code().name)
         return told[0], told[1]
 
     async with standing(tmp_path / "usual") as server:

@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
-from podium.v1 import rerank_service_pb2
+from podium.v1 import ranking_pb2, rerank_service_pb2
 from podium_server.access.refusals import Refusal
 from tests.access.made import standing
 from tests.wire.serving import refused, request
@@ -82,3 +82,23 @@ async def test_tokens_are_taken_before_and_settled_after(tmp_path: Path) -> None
             spent += usage.prompt_tokens + usage.output_tokens
         assert (await refused(call)).info.reason == "QUOTA_EXCEEDED"
         assert 1000 < spent <= 2000
+
+
+async def test_an_encoder_that_is_paid_by_time_has_room_for_it(tmp_path: Path) -> None:
+    """An estimate without the time would end each request at its second round (what the fault run found)."""
+    quotas = [{"per": "month", "usd": 1.0, "tokens": 1_000_000}]
+    model = {"backend": "openvino", "model": "all-minilm-l6-v2", "prices": {"compute_usd_per_hour": 36.0}}
+    grades = {"strategy": "pointwise", "model": "minilm"}
+    pipelines = {"twice": {"stages": [grades | {"keep": 6}, {"strategy": "feedback", "model": "minilm"}]}}
+    more = {"tenants": {"acme": {"quotas": quotas}}, "models": {"minilm": model}, "pipelines": pipelines}
+    async with standing(tmp_path, store=True, **more) as server:
+        given = request(8, "twice")
+        for place, document in enumerate(given.documents):
+            document.text = f"the {place}th of the stones that lie beside the river behind our garden"
+        estimate = await server.stubs(server.key("acme")).rerank.Estimate(
+            rerank_service_pb2.EstimateRequest(request=given)
+        )
+        assert estimate.total.cost_nano_usd > 0
+        answer = await server.stubs(server.key("acme")).rerank.Rerank(given)
+        assert answer.ledger.total.cost_nano_usd > 0
+        assert answer.completion == ranking_pb2.COMPLETION_COMPLETE

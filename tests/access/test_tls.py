@@ -87,6 +87,18 @@ async def test_certificates_are_exchanged_while_calls_go_on(tmp_path: Path, auth
                 await client.rerank("q", ["a"], timeout_s=5)
 
 
+async def test_grpc_follows_a_change_that_http_has_seen_first(tmp_path: Path, authority: Authority) -> None:
+    """The fault run found that it did not: whoever looked first had the change for itself."""
+    put(authority.sign("before"), tmp_path)
+    async with standing(tmp_path, tls=tls(tmp_path)) as server:
+        certificates = server.server.certificates
+        assert certificates is not None
+        before = await serial(server.address, authority.ca)
+        put(authority.sign("after"), tmp_path)
+        assert certificates.changed() is not None  # as a handshake of HTTP does
+        assert await serial(server.address, authority.ca) != before
+
+
 async def test_a_certificate_is_a_tenant(tmp_path: Path, authority: Authority) -> None:
     put(authority.sign("server"), tmp_path)
     tenants = {"acme": {"subjects": ["spiffe://test/acme"]}}

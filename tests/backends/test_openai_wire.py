@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium_server.backends.chat.openai.wire import MalformedReply, error_body, read_answer
+from podium_server.backends.chat.openai.replies import MalformedReply, read_answer
+from podium_server.backends.json_errors import error_body
 
 HUGE = 10**400
 json_values = st.recursive(

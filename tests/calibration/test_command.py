@@ -11,9 +11,10 @@ import pytest
 
 from podium_server.config import PipelineSection, StageSection
 from podium_server.errors import InvalidRequest
-from podium_server.jobs.labelled import LabelledList, read_lists, read_qrels
+from podium_server.jobs.labelled import LabelledList, read_lists
 from podium_server.jobs.ndcg import ndcg
 from podium_server.jobs.observe import Observer, targets
+from podium_server.jobs.qrels import read_qrels
 from podium_server.limits import Limits
 from podium_server.ranking.pipeline import build
 from podium_strategies.oracle import Oracle
@@ -121,13 +122,13 @@ def test_judgments_count_before_labels(tmp_path: Path) -> None:
     ],
 )
 def test_a_line_without_labels_is_told_with_its_number(tmp_path: Path, row: dict[str, Any], said: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"^line 2: .*{said}"):
+    with pytest.raises(InvalidRequest, match=f"lists, line 2: .*{said}"):
         read(tmp_path / "lists", [a_list(1), row])
 
 
 def test_judgments_that_are_none_are_told_with_their_line(tmp_path: Path) -> None:
-    (tmp_path / "qrels").write_text("q1 0 d 1\nq1 d 1\n")
-    with pytest.raises(InvalidRequest, match=r"^line 2 of "):
+    (tmp_path / "qrels").write_text("q1 0 d 1\nq1 1\n")
+    with pytest.raises(InvalidRequest, match=r"qrels, line 2: 2 columns"):
         read_qrels(tmp_path / "qrels")
 
 

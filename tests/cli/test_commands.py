@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from podium_server.cli.app import COMMANDS
+from podium_server.cli.app import COMMANDS, run
+from podium_server.cli.display import console
 from tests.cli.conftest import Podium, a_list, lines, write_lists
 
 HEAVY = ("openvino", "faiss", "numpy", "grpc", "openai", "pydantic", "rich", "torch", "podium_client")
@@ -104,6 +105,18 @@ def test_an_estimate_of_a_whole_job_and_of_each_stage(podium: Podium, tmp_path: 
 def test_an_estimate_of_no_candidates(podium: Podium) -> None:
     quote = json.loads(podium("estimate", "--pipeline", "fast", "--candidates", 0, "--json").stdout)
     assert (quote["questions"], quote["calls"]) == (0, 0)
+
+
+def test_an_estimate_fits_a_terminal_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "PLAIN_WIDTH", 80)
+    assert run(["estimate", "--pipeline", "balanced", "--queries", "1000000"]) == 0
+    shown = capsys.readouterr().out
+    assert "minilm-cross" in shown
+    assert "unknown" in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_strategies_are_listed_with_their_options(podium: Podium) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from podium_server.cli import stdlib_docs
-from podium_server.cli.demo import _tail
+from podium_server.cli.commands.demo import _tail
+from podium_server.cli.documents import stdlib_docs
 
 
 def test_the_library_is_a_corpus_of_thousands() -> None:
@@ -29,7 +29,7 @@ def test_the_library_is_a_corpus_of_thousands() -> None:
 
 def test_parsing_imports_nothing() -> None:
     code = (
-        "import sys; from podium_server.cli import stdlib_docs;"
+        "import sys; from podium_server.cli.documents import stdlib_docs;"
         "found = [d for p in stdlib_docs.sources() if p.name in ('this.py', 'turtle.py', 'antigravity.py')"
         " for d in stdlib_docs.docstrings(p)];"
         "sys.exit(not found or any(name in sys.modules for name in ('this', 'turtle', 'antigravity')))"

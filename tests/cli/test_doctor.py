@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from podium_server import config
-from podium_server.cli.doctor import Health, examine
+from podium_server.cli.commands.doctor import Health, examine
 from tests.backends.rerankers import endpoint
 from tests.cross_encoders import numpy_models
 

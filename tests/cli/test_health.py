@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from podium_server.cli.workers import numbered
+from podium_server.cli.serving.workers import numbered
 from podium_server.config import load
 from podium_server.transport.server import Server
 from tests.wire.serving import standing

@@ -27,7 +27,7 @@ from podium.v1 import (
     search_service_pb2_grpc,
 )
 from podium_server import config
-from podium_server.cli.workers import share
+from podium_server.cli.serving.workers import share
 from podium_server.config import Config, OpenAIModel
 from podium_server.errors import ConfigInvalid
 from podium_server.transport.ports import reserved

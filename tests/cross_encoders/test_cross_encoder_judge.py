@@ -412,3 +412,17 @@ async def test_an_estimate_loads_nothing_and_is_about_right() -> None:
             sink = Collected()
             await CrossEncoderJudge(seat, reading).rule(long, [Grade(0)], sink)
             assert abs(whole.pairs - sink.pairs) <= 2
+
+
+async def test_time_has_a_price_after_a_model_was_unloaded() -> None:
+    """Else a tenant with a quota of money is refused, and nobody loads the model again."""
+    prices = Prices(compute_usd_per_hour=1.0)
+    case, questions = Case(query=QUERY, candidates=(Candidate("a", "b c"),)), [Grade(0)]
+    async with seated(ToyCrossEncoder()) as seat:
+        judge = CrossEncoderJudge(seat, prices=prices)
+        assert judge.estimate(case, questions).cost_nano_usd is None
+        await ranked(judge, ["b c"])
+        loaded = judge.estimate(case, questions)
+        await asyncio.to_thread(seat.unload)
+        assert judge.estimate(case, questions) == loaded
+        assert loaded.cost_nano_usd

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from podium_server.backends.cross_encoders.openvino import Capacity, OpenVinoCrossEncoder
 from podium_server.backends.openvino.quantize import Quantization, quantize
 from podium_server.backends.openvino.sources import resolve
-from podium_server.cli import app, optimizing
+from podium_server.cli import app
+from podium_server.cli.optimizing.graded import judgments, read_lists
+from podium_server.cli.optimizing.measured import spearman
 from podium_server.errors import ConfigInvalid, InvalidRequest
-from podium_server.jobs.labelled import read_qrels
+from podium_server.jobs.qrels import read_qrels
 from tests.cross_encoders import numpy_models as tiny
 
 SMALL = Capacity(lanes=1, padded_tokens=512, pairs=8, tokens_per_s=1.0)
@@ -76,7 +78,7 @@ def test_int8_scores_stay_near(tmp_path: Path, activations: bool) -> None:
     ours = OpenVinoCrossEncoder(str(made), precision="f32", capacity=SMALL)
     want, got = exact.score(pairs[30:]), ours.score(ours.pairs("how long do fleas live", passages[30:]))
     # Random weights of 32 numbers a token: a trained model's are kinder.
-    assert optimizing.spearman(got, want) > (0.9 if activations else 0.98)
+    assert spearman(got, want) > (0.9 if activations else 0.98)
     assert ours.revision != exact.revision
     # What batching may change of an int8 model.
     alone = np.concatenate([ours.score([pair]) for pair in pairs[30:]])
@@ -108,13 +110,13 @@ def test_the_command_writes_a_folder_and_says_what_was_lost(
 
 
 def test_labels_are_the_candidates_own_or_those_of_a_file(tmp_path: Path) -> None:
-    own = optimizing.read_lists(str(lists(tmp_path / "own.jsonl", 2)))
+    own = read_lists(str(lists(tmp_path / "own.jsonl", 2)))
     assert all(grade is not None for each in own for grade in each.grades)
-    none = optimizing.read_lists(str(lists(tmp_path / "none.jsonl", 2, labelled=False)))
-    assert not optimizing._judgments(none, None)
+    none = read_lists(str(lists(tmp_path / "none.jsonl", 2, labelled=False)))
+    assert not judgments(none, None)
     (tmp_path / "qrels").write_text("0 0 3 2\n0 0 99 1\n\n1 0 5 0\n")
     judged = read_qrels(tmp_path / "qrels")
-    measures = optimizing._judgments(none, judged)
+    measures = judgments(none, judged)
     assert list(measures) == [0]  # nothing relevant is judged of the other
     best = np.zeros(8, np.float32)
     best[3] = 1
@@ -122,7 +124,7 @@ def test_labels_are_the_candidates_own_or_those_of_a_file(tmp_path: Path) -> Non
     assert measures[0](best) == pytest.approx(2 / (2 + 1 / np.log2(3)))
     (tmp_path / "bad.jsonl").write_text('{"qid": "1"}')
     with pytest.raises(InvalidRequest, match=r"bad\.jsonl:1"):
-        optimizing.read_lists(str(tmp_path / "bad.jsonl"))
+        read_lists(str(tmp_path / "bad.jsonl"))
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +136,6 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
 @given(st.lists(st.integers(-3, 3), min_size=2, max_size=12))
 def test_rank_correlation(values: list[int]) -> None:
     scores = np.array(values, np.float32)
-    assert optimizing.spearman(scores, 3 * scores + 1) == pytest.approx(1)
+    assert spearman(scores, 3 * scores + 1) == pytest.approx(1)
     if len(set(values)) > 1:
-        assert optimizing.spearman(-scores, scores) == pytest.approx(-1)
+        assert spearman(-scores, scores) == pytest.approx(-1)

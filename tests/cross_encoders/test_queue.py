@@ -203,13 +203,6 @@ def test_requests_up_to_the_quantum_are_served_in_the_order_in_which_they_came(r
     assert first == sorted(first)
 
 
-def test_weight_counts() -> None:
-    queue = put(Queue(100), 0, Lengths.of([10] * 20))
-    queue = put(queue, 1, Lengths.of([10] * 20), weight=2.0)
-    batch, _ = take(queue, Budget(100, 100))
-    assert [share.request for share in batch.shares] == [1]
-
-
 def test_others_fill_the_room_with_pairs_of_about_the_same_length() -> None:
     queue = filled([[40, 39], [12, 38, 20], [37, 11]])
     batch, queue = take(queue, Budget(160, 16))

@@ -154,23 +154,6 @@ def test_callers_side_by_side_get_their_own(minilm: OpenVinoEncoder) -> None:
     assert min(lowest) > SAME_COSINE
 
 
-def test_progress_adds_up_and_what_it_raises_cancels(minilm: OpenVinoEncoder) -> None:
-    done: list[int] = []
-    minilm.encode_documents(["dog " * i for i in range(50)], progress=done.append)
-    assert sum(done) == 50
-
-    class Gone(Exception):
-        pass
-
-    def leave(_: int) -> None:
-        raise Gone
-
-    for _ in range(10):  # more often than there are requests to lose
-        with pytest.raises(Gone):
-            minilm.encode_documents(["dog " * 200] * 30, progress=leave)
-    assert minilm.encode_documents(["still there"]).vectors.shape == (1, 384)
-
-
 def test_a_closed_encoder_says_so() -> None:
     encoder = OpenVinoEncoder(threads=1)
     encoder.close()

@@ -23,7 +23,7 @@ from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailur
 from podium_server.backends.chat.openai.chat import ChatSettings, OpenAIChat
 from podium_server.errors import BackendRefused
 from podium_server.judges.case import Candidate
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_server.ranking.request import Completion, RankRequest
 from podium_strategies import prompts, registry
 from tests.engines.conftest import HERE, ROOT, VLLM_ENVIRONMENT, python_of

@@ -1,4 +1,4 @@
-"""Runs `VllmChat` for real. Started by test_vllm.py in vLLM's own environment: `vllm_in_process.py MODEL_FOLDER`."""
+"""Runs `VllmChat` for real. Started by test_engines.py in vLLM's own environment: `vllm_in_process.py MODEL_FOLDER`."""
 
 from __future__ import annotations
 

@@ -57,7 +57,12 @@ async def test_what_cannot_be_had_is_named(data: Path, tmp_path: Path) -> None:
     session = await Everything(data, some, tmp_path / "out", parts=("suites", "recordings", "peers")).run(Quiet())
     results = session.results()
     (evaluation,) = results.evaluations
-    assert [system.name for system in evaluation.systems] == ["first-stage", "recall"]
+    assert [system.name for system in evaluation.systems] == [
+        "first-stage",
+        "recall",
+        "untrained-cosine",
+        "untrained-maxsim",
+    ]
     assert {reference.name for reference in evaluation.references} == {reference.name for reference in DL19.references}
     missing = {one.what: one.why for one in results.missing}
     assert set(missing) == {

@@ -51,11 +51,11 @@ class Stand:
 
     async def check(self, pipelines: Any) -> None: ...
 
-    def told(self, name: str) -> tuple[str, tuple[str, ...]]:
+    def told(self, name: str, suite: Suite) -> tuple[str, tuple[str, ...]]:
         return "stands for a pipeline", ("reverse",)
 
     @contextlib.asynccontextmanager
-    async def ranker(self, name: str, concurrency: int) -> AsyncIterator[Stand]:
+    async def ranker(self, name: str, concurrency: int, suite: Suite) -> AsyncIterator[Stand]:
         yield self
 
     async def rank(self, given: CandidateList) -> Answer:

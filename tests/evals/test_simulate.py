@@ -18,10 +18,11 @@ from podium_evals.simulate.judge import Judge
 from podium_evals.simulate.noise import KINDS, LEVELS, Draws, Merits, Noise, opinion, parse, scores
 from podium_evals.simulate.recognise import Form, Kind, Said, Seen
 from podium_evals.simulate.replies import Reply, reply
+from podium_evals.simulate.strategies import LOCAL as LOCALS
 from podium_evals.simulate.strategies import ROWS, Given, Row
 from podium_evals.simulate.table import Setting, table
 from podium_server.judges.case import Candidate, Case
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_strategies import prompts
 from podium_strategies.drive import run as lockstep
 from podium_strategies.permutation import is_permutation
@@ -35,7 +36,7 @@ KNOWN = knowledge()
 TOPIC = SUITE.topics[2]
 CASE = Case(TOPIC.query, tuple(Candidate(*passage) for passage in TOPIC.candidates))
 N = len(TOPIC.candidates)
-LOCAL = Given(tuple(range(N - 1, -1, -1)), tuple(float(item) for item in range(N)))
+LOCAL = dict.fromkeys(LOCALS, Given(tuple(range(N - 1, -1, -1)), tuple(float(item) for item in range(N))))
 ASKING = [row for row in ROWS if row.prompt]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,8 @@ from podium_evals.simulate.knowledge import Knowledge
 from podium_evals.simulate.noise import Draws, Merits, Noise, scores
 from podium_evals.simulate.strategies import BASELINE, PUBLISHED, ROWS
 from podium_evals.simulate.table import Cell, Setting
+from podium_server import config
+from podium_strategies import registry
 from tests.evals.simulated import suite
 
 GIVEN = Noise(
@@ -152,6 +156,24 @@ def test_the_section_has_everything_that_the_report_draws() -> None:
     assert len(data["published (nDCG@10, DL19, BM25 top 100)"]) == len(PUBLISHED)
     assert all(row["strategies"] <= 3 for row in agreements(CELLS))
     assert {row["preset"] for row in data["presets"]} == {preset.name for preset in PRESETS}
+
+
+def test_presets_are_the_built_in_pipelines(tmp_path: Path) -> None:
+    """The table's row of a preset is its pipeline: the same local stage, as many candidates kept, the same judge's."""
+    file = tmp_path / "podium.toml"
+    file.write_text("[models.judge]\nbackend = 'openai'\nbase_url = 'http://127.0.0.1:9/v1'\nmodel = 'any'\n")
+    pipelines = config.load(file).pipelines
+    rows = {row.name: row for row in ROWS}
+    for preset in PRESETS:
+        row, stages = rows[preset.row], pipelines[preset.name].stages
+        local = pipelines[row.local].stages
+        assert [stage.strategy for stage in stages[: len(local)]] == [stage.strategy for stage in local]
+        assert stages[0] == local[0]
+        behind = stages[len(local) :]
+        assert [stage.strategy for stage in behind] == ([] if row.local == row.name else [behind[0].strategy])
+        for stage in behind:
+            assert (stages[len(local) - 1].keep, stage.model) == (row.keep, "judge")
+            assert isinstance(row.strategy(), registry.load(stage.strategy))
 
 
 def test_presets_are_rows_of_the_table_and_say_why() -> None:

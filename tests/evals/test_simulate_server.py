@@ -19,7 +19,7 @@ from podium_evals.simulate.server import Service, running
 from podium_server import config
 from podium_server.compose.podium import Podium
 from podium_server.judges.case import Candidate, Case
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_strategies import prompts, registry
 from podium_strategies.prompts.prompt import Sheet
 from tests.evals.simulated import knowledge, suite

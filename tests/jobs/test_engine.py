@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from podium_server.jobs.ranking import COMPLETE, Answer, Failed, Ranked
 
 ANSWERED, DOWN, INVALID = "answered", "BACKEND_DOWN", "INVALID_REQUEST"
 HALF = "an earlier stage answered, and the next one found nobody"
+OUT = {DOWN, HALF}
 
 
 def a_list(place: int) -> CandidateList:
@@ -30,12 +32,14 @@ class Scripted:
     fates: list[str]
     turns: list[int]
     asked: list[int] = field(default_factory=list)
+    ended: list[int] = field(default_factory=list)
 
     async def rank(self, given: CandidateList) -> Answer:
         place = given.line - 1
         self.asked.append(place)
         for _ in range(self.turns[place]):
             await asyncio.sleep(0)
+        self.ended.append(place)
         fate = self.fates[place]
         if fate == HALF:
             return Ranked(given, (0,), (1.0,), "partial_backend", Ledger(), cause=DOWN)
@@ -50,31 +54,52 @@ class Scripted:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from([ANSWERED, DOWN, HALF, INVALID]), st.integers(0, 5)), max_size=60),
+    st.lists(st.tuples(st.sampled_from([ANSWERED, DOWN, DOWN, HALF, INVALID]), st.integers(0, 5)), max_size=80),
     st.integers(1, 8),
-    st.integers(0, 10),
+    st.integers(0, 25),
 )
-def test_what_is_written_ends_before_the_outage(script: list[tuple[str, int]], concurrency: int, patience: int) -> None:
+def test_no_list_is_given_up_while_nobody_answers(
+    script: list[tuple[str, int]], concurrency: int, patience: int
+) -> None:
     fates = [fate for fate, _ in script]
     written: list[Answer] = []
-    engine = Engine(
-        Scripted(fates, [turns for _, turns in script]), written.append, concurrency=concurrency, patience=patience
-    )
+    ranker = Scripted(fates, [turns for _, turns in script])
+    engine = Engine(ranker, written.append, concurrency=concurrency, patience=patience)
     stopped = None
     try:
-        asyncio.run(engine.run(iter([a_list(place) for place in range(len(script))])))
+        asyncio.run(asyncio.wait_for(engine.run(iter([a_list(place) for place in range(len(script))])), 20))
     except Outage as outage:
         stopped = outage
 
-    begins = first_run_of_down(fates, patience) if patience else None
-    assert (stopped is not None) == (begins is not None)
-    assert [answer.list.line if isinstance(answer, Ranked) else answer.line for answer in written] == list(
-        range(1, (len(fates) if begins is None else begins) + 1)
-    )
+    # Every list once, in order; all of them, unless the job has stopped.
+    places = [(answer.list.line if isinstance(answer, Ranked) else answer.line) - 1 for answer in written]
+    assert places == list(range(len(written)))
+    assert stopped is not None or len(written) == len(fates)
+    if not patience:
+        assert stopped is None
+        return
+    # What was written of an outage had an answer after it, by the clock.
+    ended = {place: at for at, place in enumerate(ranker.ended)}
+    answers = [ended[place] for place in ended if fates[place] not in OUT]
+    for place in places if stopped else ():
+        assert fates[place] not in OUT or ended[place] < max(answers)
+    # It stops after as many failures as it was told, and where so many follow each other that no place is left
+    # for anybody behind them.
+    if stopped is not None:
+        assert stopped.lists >= patience
+        assert sum(at > max(answers, default=-1) for place, at in ended.items() if fates[place] in OUT) >= patience
+    longest = max((len(list(run)) for out, run in groupby(fates, OUT.__contains__) if out), default=0)
+    assert stopped is not None or longest < patience + 2 * concurrency
 
 
-def first_run_of_down(fates: list[str], length: int) -> int | None:
-    return next((at for at in range(len(fates) - length + 1) if set(fates[at : at + length]) <= {DOWN, HALF}), None)
+async def test_who_answered_before_the_outage_says_nothing_of_it() -> None:
+    """The first list is the last to be asked: the others were answered, and then the endpoint went."""
+    written: list[Answer] = []
+    fates = [DOWN, ANSWERED, ANSWERED, DOWN, DOWN]
+    engine = Engine(Scripted(fates, [9, 0, 0, 9, 9]), written.append, concurrency=5, patience=3)
+    with pytest.raises(Outage):
+        await engine.run(iter([a_list(place) for place in range(5)]))
+    assert written == []
 
 
 def test_patience_is_no_reason_to_wait_at_the_end() -> None:
@@ -111,3 +136,13 @@ def test_what_ends_a_strict_job_was_paid_for_all_the_same() -> None:
 def test_nobody_at_work_is_refused(concurrency: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         Engine(Scripted([], []), print, concurrency=concurrency)
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("answered", range(1, 12))
+def test_an_outage_is_known_however_few_places_there_are(concurrency: int, answered: int) -> None:
+    """Lists that wait for each other leave few places, and the next line has to come all the same."""
+    fates = [*[ANSWERED] * answered, *[DOWN] * 60]
+    engine = Engine(Scripted(fates, [0] * len(fates)), lambda _: None, concurrency=concurrency, patience=20)
+    with pytest.raises(Outage):
+        asyncio.run(asyncio.wait_for(engine.run(iter([a_list(place) for place in range(len(fates))])), 10))

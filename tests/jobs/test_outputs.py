@@ -177,7 +177,7 @@ def test_another_jobs_part_is_refused_with_what_differs(tmp_path: Path) -> None:
 
     with pytest.raises(FailedPrecondition, match=r'job was "test" and is "other".*--restart'):
         Outputs(job.paths, {"job": "other"}, dict)
-    with pytest.raises(FailedPrecondition, match="outputs was"):
+    with pytest.raises(FailedPrecondition, match=r"outputs\.run was"):
         Outputs({"out": job.paths["out"]}, {"job": "test"}, dict)
 
     assert Path(job.paths["out"] + ".part").read_bytes() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -64,3 +65,40 @@ def test_no_server_at_all(podium: Podium, tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert "no server answers at 127.0.0.1:9" in ended.stderr
     assert not list(tmp_path.glob("o*"))
+
+
+def test_an_outage_behind_a_stage_that_answers_stops_the_job(
+    podium: Podium, tmp_path: Path, endpoint: Callable[[float], Endpoint]
+) -> None:
+    """The server answers every list, with the order of the first stage; the job sees that the second is gone."""
+    config = endpoint(0.0).config(tmp_path / "podium.toml")
+    config.write_text(
+        config.read_text()
+        + """
+[models.gone]
+backend = "openai"
+base_url = "http://127.0.0.1:9/v1"
+model = "gone"
+attempts = 1
+[pipelines.cascade]
+stages = [
+  { strategy = "sliding-window", model = "toy", prompt = "rank-vicuna" },
+  { strategy = "sliding-window", name = "second", model = "gone", prompt = "rank-vicuna" },
+]
+"""
+    )
+    write_lists(tmp_path / "in.jsonl", [a_list(f"q{i}", 5) for i in range(30)])
+    server, target = serve(tmp_path / "store", config)
+    try:
+        ended = podium(
+            "rerank", "--target", target, "--pipeline", "cascade", "in.jsonl", "--out", "out.jsonl", "--patience", "5"
+        )
+    finally:
+        server.kill()
+        server.wait()
+
+    assert ended.returncode == 1
+    assert "BACKEND_DOWN" in ended.stderr
+    assert not (tmp_path / "out.jsonl").exists()
+    assert (tmp_path / "out.jsonl.part").read_text() == "", "the next run asks all of them again"
+    assert json.loads((tmp_path / "out.summary.json").read_text())["ended"] == "outage"

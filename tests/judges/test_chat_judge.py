@@ -15,8 +15,9 @@ from podium_server.accounting.usage import Usage
 from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
 from podium_server.errors import BackendDown, FailedPrecondition, UnreadableReply
 from podium_server.judges.case import Candidate, Case, Side, Truncation
-from podium_server.judges.chat import ChatJudge, ChatSettings
-from podium_server.judges.chat_documents import mended
+from podium_server.judges.chat.documents import mended
+from podium_server.judges.chat.judge import ChatJudge
+from podium_server.judges.chat.settings import ChatSettings
 from podium_server.judges.judge import ScoreKind
 from podium_strategies.plan import Grade, Liken, Order, Pick, Prefer, Question
 from podium_strategies.prompts import load

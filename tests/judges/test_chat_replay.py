@@ -6,7 +6,7 @@ from ir_measures import nDCG
 
 from podium_server.accounting.usage import Usage
 from podium_server.judges.case import Candidate, Case
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_strategies.drive import Execution
 from podium_strategies.listwise import SlidingWindow
 from podium_strategies.plan import Order

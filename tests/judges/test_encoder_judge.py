@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -94,11 +94,9 @@ class SlowEncoder(ToyEncoder):
         super().__init__()
         self.let = threading.Event()
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         self.let.wait(10)
-        return super().encode_documents(texts, token_vectors=token_vectors, progress=progress)
+        return super().encode_documents(texts, token_vectors=token_vectors)
 
 
 async def test_a_soft_deadline_does_not_wait_for_the_encoder() -> None:
@@ -170,12 +168,10 @@ async def test_a_voice_that_needs_no_token_vectors_does_not_mislead_one_that_doe
 
 async def test_a_soft_deadline_keeps_the_slices_that_were_encoded() -> None:
     class Slow(ToyEncoder):
-        def encode_documents(
-            self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-        ) -> Encoded:
+        def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
             if len(self.passes) > 1:  # the query and the first slice come at once
                 never.wait(10)
-            return super().encode_documents(texts, token_vectors=token_vectors, progress=progress)
+            return super().encode_documents(texts, token_vectors=token_vectors)
 
     never = threading.Event()
     texts = [f"dog {i}" for i in range(64)] + ["cat dog and many more words so that it comes last"] * 64

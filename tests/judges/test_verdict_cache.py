@@ -1,17 +1,22 @@
 """Verdicts are paid once, survive a crash, and a file that is no cache says so."""
 
+import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from podium_server.accounting.usage import Usage
 from podium_server.errors import StoreError
-from podium_server.judges.chat import ChatJudge, ChatSettings
+from podium_server.judges.chat.judge import ChatJudge
+from podium_server.judges.chat.settings import ChatSettings
 from podium_server.judges.verdict_cache import SqliteVerdictCache
 from podium_strategies.plan import Grade, Order, Prefer
 from podium_strategies.prompts import load
@@ -99,6 +104,39 @@ def test_a_killed_process_leaves_a_good_file(tmp_path: Path) -> None:
     assert all(cache.get(number.to_bytes(4, "big")) == (number, "n") for number in range(1000))
     cache.put(b"more", 1, "")
     cache.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a mebibyte."""
+    at = tmp_path / "small"
+    at.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(at)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield at
+    subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def test_a_disk_that_was_full_is_written_again(small_disk: Path) -> None:
+    """The fault run found that one full moment ended the cache until the next start."""
+    cache = SqliteVerdictCache(small_disk / "verdicts.sqlite")
+    cache.put(b"before", 1, "")
+    cache.flush()
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    cache.put(b"meanwhile", 1, "x" * 100_000)
+    cache.flush()
+    assert cache.dropped == 1
+    assert cache.get(b"before") == (1, "")
+    filler.unlink()
+    cache.put(b"after", 1, "")
+    cache.close()
+    again = SqliteVerdictCache(small_disk / "verdicts.sqlite")
+    assert again.get(b"after") == (1, "")
+    again.close()
 
 
 @pytest.mark.parametrize("content", [b"this is no database at all " * 100, b"SQLite format 3\0" + b"\xff" * 5000])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -33,11 +33,7 @@ class ToyEncoder:
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         return self._encode(texts, token_vectors)
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
-        if progress is not None:
-            progress(len(texts))
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         return self._encode(texts, token_vectors)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -50,7 +51,7 @@ class Lawless(Champion):
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     module: Any = ModuleType("somebodys_package")
     module.Champion, module.Lawless, module.NOT_A_STRATEGY = Champion, Lawless, object
     monkeypatch.setitem(sys.modules, "somebodys_package", module)
@@ -65,6 +66,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         return [point for point in points if name is None or point.name == name]
 
     monkeypatch.setattr(registry, "entry_points", with_extra)
+    registry.installed.cache_clear()
+    yield
+    registry.installed.cache_clear()
 
 
 @pytest.mark.usefixtures("installed")
@@ -88,6 +92,22 @@ def test_what_is_no_strategy_is_refused() -> None:
         registry.load("champoin")
     with pytest.raises(registry.InvalidOption, match="no option 'kk'; did you mean 'k'"):
         registry.build("champion", {"kk": 1})
+
+
+def test_a_process_looks_for_strategies_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+
+    def counted(*, group: str) -> list[EntryPoint]:
+        looks.append(group)
+        return list(entry_points(group=group))
+
+    monkeypatch.setattr(registry, "entry_points", counted)
+    registry.installed.cache_clear()
+    for _ in range(3):
+        registry.build("first-stage", {})
+        with pytest.raises(registry.UnknownStrategy):
+            registry.load("nobody")
+    assert looks == [registry.GROUP], "a request with stages of its own would pay for each look"
 
 
 def test_every_registered_strategy_is_among_the_cases() -> None:

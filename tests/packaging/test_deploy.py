@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from podium_server.access.listening import Exposure
+from podium_server.access.listening import Exposure, check_figures
+from podium_server.access.sections import IN_SO_MANY_WORDS
 from podium_server.config import BreakerSection, Config, StageSection, load
 from podium_server.telemetry import metrics
 
@@ -95,7 +96,9 @@ def configurations() -> dict[str, str]:
 def test_the_configurations_are_valid_and_may_listen(name: str, tmp_path: Path) -> None:
     config = toml(configurations()[name], tmp_path)
     Exposure.of(config.tls, config.access, config.server.insecure).check(config.server.host, config.server.port)
-    assert config.telemetry.metrics_port == 9464
+    telemetry, anyone = config.telemetry, config.server.insecure == IN_SO_MANY_WORDS
+    check_figures(telemetry.metrics_host, 9464, telemetry.metrics_insecure, accepted=anyone)
+    assert telemetry.metrics_port == 9464
     assert tomllib.loads(configurations()[name])["telemetry"]["logs"] == "json"
 
 
@@ -111,7 +114,7 @@ def test_who_stops_a_server_waits_longer_than_it_drains(tmp_path: Path) -> None:
 
 
 def test_probes_ask_with_options_that_the_command_has() -> None:
-    from podium_server.cli.health import command
+    from podium_server.cli.commands.health import command
 
     options = {name for parameter in command.params for name in parameter.opts}
     [deployment] = every("Deployment")

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from podium.v1 import rerank_service_pb2
 from podium_server import config
 from podium_server.cli.app import BROUGHT_BY, COMMANDS
-from podium_server.cli.local_server import local_server
+from podium_server.cli.reaching.local_server import local_server
 from podium_server.compose import Models, build_pipelines
 from podium_strategies.drive import run
 from podium_strategies.forecast import forecast

@@ -20,7 +20,7 @@ NEEDED = {
     "podium_client/py.typed",
     "podium_server/builtin.toml",
     "podium_server/__main__.py",
-    "podium_server/cli/demo.py",
+    "podium_server/cli/commands/demo.py",
     "podium_strategies/listwise.py",
 }
 PACKAGES = {"podium", "podium_client", "podium_server", "podium_strategies"}

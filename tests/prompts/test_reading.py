@@ -13,7 +13,7 @@ from podium_strategies.prompts import ids, load
 from podium_strategies.prompts.file import prompt_of
 from podium_strategies.prompts.prompt import Prompt, Reading, Reads, Repair, Sheet, UnreadableReply
 from podium_strategies.prompts.reading import read_array, read_letter, read_letters, read_numbers, read_score
-from podium_strategies.prompts.text import without_thinking
+from podium_strategies.prompts.text import split_thought, without_thinking
 
 OK, REPETITION, MISSING, WRONG = Repair.OK, Repair.REPETITION, Repair.MISSING, Repair.WRONG_FORMAT
 
@@ -138,6 +138,29 @@ def test_thinking_is_skipped() -> None:
     assert without_thinking("a</think>b") == "b"
     assert without_thinking("<think>never done") == ""
     assert without_thinking("plain") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("reply", "said", "thought"),
+    [
+        ("<think>\na\n</think>\n\nb", "b", "a"),
+        ("the template has opened it\n</think>\nb", "b", "the template has opened it"),
+        ("<think>a</think>b<think>c</think>d", "d", "abc"),
+        ("first <think>a</think> b", "b", "first a"),
+        ("a</think><think>never done", "", "anever done"),
+        ("Use <think> tags", "Use <think> tags", ""),
+        (" plain ", " plain ", ""),
+    ],
+)
+def test_what_is_said_follows_the_last_thought(reply: str, said: str, thought: str) -> None:
+    assert split_thought(reply) == (said, thought)
+
+
+@given(st.lists(st.sampled_from(["<think>", "</think>", " ", "a", "\n"]), max_size=12).map("".join))
+def test_a_reply_without_its_thoughts_has_none(reply: str) -> None:
+    said, _ = split_thought(reply)
+    assert "</think>" not in said
+    assert split_thought(said) == (said, "")
 
 
 # --- any string at all ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 
-from podium_server.judges.chat_documents import mended
+from podium_server.judges.chat.documents import mended
 from podium_strategies.prompts import load
 from podium_strategies.prompts.prompt import MALFORMED, Sheet, UnreadableReply
 from tests.data import rows

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from podium_server.recall.batches import Acknowledged
 from podium_server.recall.collections import Collections
 from podium_server.recall.document import Document
-from podium_server.recall.engine import Acknowledged
 from podium_server.recall.limits import RecallLimits
-from podium_server.recall.store import CollectionSettings
+from podium_server.recall.settings import CollectionSettings
 from podium_server.recall.vectors import VectorSettings
 from tests.recall.toy import ToyEncoder, quantize
 

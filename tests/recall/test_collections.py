@@ -13,7 +13,7 @@ from podium_server.recall.document import Document
 from podium_server.recall.encoding import usage_of
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import Recalled, RecallQuery
-from podium_server.recall.store import CollectionSettings
+from podium_server.recall.settings import CollectionSettings
 from podium_server.recall.vectors import VectorSettings
 from tests.recall.conftest import SETTINGS, put, stream
 from tests.recall.toy import DIM, ToyEncoded, ToyEncoder

@@ -17,7 +17,8 @@ from podium_server.recall.collections import Collections
 from podium_server.recall.document import Document
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import RecallQuery
-from podium_server.recall.store import FILE_NAME, CollectionSettings, Store
+from podium_server.recall.settings import CollectionSettings
+from podium_server.recall.store.store import FILE_NAME, Store
 from podium_server.recall.vectors import VectorSettings
 from tests.recall.conftest import SETTINGS, put
 from tests.recall.toy import ToyEncoder
@@ -127,7 +128,7 @@ async def indexed(opened: Opener, n: int = 40) -> Path:
     await put(collections, documents(n))
     collections.engine.settle("books")
     await collections.aclose()
-    (file,) = (collections.engine._indexes).glob("*.faiss")
+    (file,) = (collections.engine._shards._indexes).glob("*.faiss")
     return file
 
 

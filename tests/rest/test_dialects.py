@@ -66,6 +66,15 @@ async def test_cohere_v1_gives_documents_back_and_reads_the_fields_that_are_name
     assert strings["results"][0]["document"] == {"text": CAPITALS[3]}
 
 
+@pytest.mark.parametrize("keys", [[""], ["a", ""], [" "], ["\t"], ["é"], ["\u0000"], ["x" * 99]])
+async def test_keys_that_nobody_reads_break_no_header(keys: list[str]) -> None:
+    async with resting(judged()) as rest:
+        body = {"model": "points", "query": QUERY, "documents": CAPITALS, **dict.fromkeys(keys, 1)}
+        answer = await rest.post("/cohere/v2/rerank", body)
+        assert answer.status_code == 200
+        assert answer.headers["x-podium-ignored"].count(",") == len(keys) - 1
+
+
 async def test_jina() -> None:
     body = {"model": "points", "query": QUERY, "documents": CAPITALS, "top_n": 2}
     async with resting(judged()) as rest:

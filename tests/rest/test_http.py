@@ -161,6 +161,20 @@ async def test_broken_http_is_refused() -> None:
         assert (await rest.post("/v2/rerank", GOOD)).status_code == 200
 
 
+@pytest.mark.parametrize("head", ["GET /openapi.json", "GET /nothing", "GET /health", "POST /v2/rerank"])
+async def test_a_body_that_breaks_off_into_nonsense_is_refused_once(
+    head: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with resting() as rest:
+        sent = f"{head} HTTP/1.1\r\nhost: h\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        for chunks in (b"-1\r\n{}", b"2\r\n{}\r\nx\r\n"):
+            came = await rest.raw(sent.encode() + chunks)
+            assert came.count(b"HTTP/1.1 ") == 1
+            assert came.startswith(b"HTTP/1.1 400 ")
+        assert (await rest.http.get("/health")).status_code == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_who_is_slow_is_cut_off() -> None:
     async with resting(header_timeout_s=0.2, body_timeout_s=0.2) as rest:
         assert await rest.raw(b"") == b""
@@ -217,6 +231,7 @@ async def test_the_deadline_of_a_header_gives_what_there_is() -> None:
         ]
     assert answer.status_code == 200
     assert answer.headers["x-podium-completion"] == "partial_deadline"
+    assert answer.headers["x-podium-partial-reason"] == "deadline_exceeded"
     assert set(nonsense) == {400}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -229,6 +230,32 @@ async def test_nothing_is_kept_and_no_port_is_open_unless_asked() -> None:
         assert podium.telemetry.exposition is None
         assert not podium.call_guards
         assert not podium.reranker.guards
+    finally:
+        await podium.aclose()
+
+
+@pytest.mark.parametrize(
+    ("telemetry", "server", "shown"),
+    [
+        ({}, {}, False),
+        ({"metrics_insecure": "yes"}, {}, False),
+        ({"metrics_insecure": "I know that anyone can read these figures"}, {}, True),
+        ({}, {"insecure": "I know that anyone can call this server"}, True),
+    ],
+)
+async def test_figures_are_shown_beyond_loopback_only_in_so_many_words(
+    telemetry: dict[str, str], server: dict[str, str], shown: bool
+) -> None:
+    from podium_server.compose import Podium
+
+    config = serving_config(metrics_port=0, metrics_host="0.0.0.0", **telemetry)
+    config = config.model_copy(update={"server": config.server.model_copy(update=server)})
+    podium = Podium(config, data_dir=None, collections=False, serving=True)
+    assert podium.telemetry is not None
+    try:
+        with contextlib.nullcontext() if shown else pytest.raises(ConfigInvalid, match="metrics_insecure"):
+            podium.telemetry.start()
+        assert (podium.telemetry.exposition is not None) is shown
     finally:
         await podium.aclose()
 

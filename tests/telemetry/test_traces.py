@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -23,7 +24,7 @@ from podium_server.telemetry import spans, tracing
 from podium_server.telemetry.tracing import Tracing
 from podium_server.transport.server import Server
 from podium_strategies.oracle import Oracle
-from tests.backends.naughty import Naughty, reply, status
+from tests.backends.naughty import Naughty, body, reply, status
 from tests.ranking.scripted import ScriptedJudge
 from tests.wire.serving import OWN_CONNECTIONS, Stubs, refused, request, standing
 
@@ -76,6 +77,13 @@ def configured(tmp_path: Path, endpoint: str, collector: str, **telemetry: Any) 
         model = "small"
         base_url = "{endpoint.removesuffix("/v1")}"
         attempts = 1
+        [models.far]
+        backend = "openai-embeddings"
+        model = "e"
+        base_url = "{endpoint}"
+        dimensions = 2
+        [pipelines.embedded]
+        stages = [{{ strategy = "pointwise", model = "far", scoring = "cosine" }}]
         [pipelines.asked]
         stages = [
           {{ strategy = "pointwise", model = "minilm", keep = 2 }},
@@ -161,6 +169,20 @@ async def test_a_rerank_endpoint_is_told_of_the_trace_and_its_failure_is_seen(tm
         assert attributes(by_name["podium.v1.RerankService/Rerank"])["rpc.response.status_code"] != "OK"
         [asked, *_] = endpoint.calls
         assert asked.headers["traceparent"].split("-")[2] == ranked.span_id.hex()
+
+
+async def test_an_embeddings_endpoint_is_told_of_the_trace(tmp_path: Path) -> None:
+    def vectors(asked: Any) -> Any:
+        data = [{"object": "embedding", "index": i, "embedding": [1.0, i]} for i in range(len(asked.body["input"]))]
+        return body(json.dumps({"object": "list", "data": data, "model": "e"}).encode())
+
+    async with Naughty(choose=vectors, path="/embeddings") as endpoint:
+        with receiving() as (receiver, collector):
+            async with serving(configured(tmp_path, endpoint.url, collector)) as served:
+                await served.rerank.Rerank(request(3, "embedded"))
+        names = {span.span_id.hex(): span.name for span in receiver.spans}
+        told = [asked.headers["traceparent"].split("-")[2] for asked in endpoint.calls]
+        assert [names[each] for each in told] == ["stage pointwise", "embeddings far"], "the query, and the documents"
 
 
 @pytest.mark.parametrize("wanted", [False, True])

@@ -8,7 +8,8 @@ import pytest
 
 from podium_server.training.card import Made, written
 from podium_server.training.measures import Comparison
-from podium_server.training.recipe import Recipe, parse
+from podium_server.training.recipe import Recipe
+from podium_server.training.recipe_file import parse
 
 MADE = Made(
     name="mine",

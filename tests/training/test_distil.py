@@ -244,6 +244,15 @@ def test_teacher_and_anchor_are_asked(toys: Path) -> None:
     assert said["training"]["anchor"] == 0.5
 
 
+def test_an_anchor_that_a_batch_would_not_feel_is_refused(toys: Path) -> None:
+    """A cross-encoder reads pairs, and an in-batch loss compares each query with all texts of the batch."""
+    distil(order(recipe(toys, "joint"), toys / "teacher"), Silent())
+    file = recipe(toys, "late", training="anchor = 0.5")
+    file.write_text(file.read_text() + f'\n[teacher]\nmodel = "{toys / "teacher"}"\n')
+    with pytest.raises(ConfigInvalid, match=r"data 'pairs': training.anchor is 0.5, and the teacher .* 'in-batch'"):
+        distil(order(file, toys / "out"), Silent())
+
+
 def test_blending_to_almost_nothing_gives_the_start_back(toys: Path) -> None:
     distil(order(recipe(toys, "bi", training="blend = 1e-9"), toys / "out"), Silent())
     start, out = build(_student(toys / "start")), build(_student(toys / "out"))

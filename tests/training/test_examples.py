@@ -120,6 +120,12 @@ def test_sources_and_agreement_choose_rows(tmp_path: Path) -> None:
     reading = read([file], sources=["a"], min_agreement=0.5)
     assert [example.source for example in reading.examples] == ["a1"]
     assert reading.left_out == {"agreement below 0.5": 1}
+    # Nobody knows whether the teacher contradicts itself on b, and that was asked for.
+    assert read([file], min_agreement=0.5).left_out == {
+        "agreement below 0.5": 1,
+        "no agreement (podium label --shuffles), and min_agreement is set": 1,
+    }
+    assert len(read([file]).examples) == 3
 
 
 def test_a_row_that_is_left_out_is_counted_with_the_first_place(tmp_path: Path) -> None:
@@ -133,7 +139,7 @@ def test_a_row_that_is_left_out_is_counted_with_the_first_place(tmp_path: Path) 
 def test_a_gzip_that_breaks_off_is_refused(tmp_path: Path) -> None:
     file = file_of(tmp_path, *[{"query": "q", "positive": f"p{i} " * 50} for i in range(300)], packed=True)
     file.write_bytes(file.read_bytes()[:-50])
-    with pytest.raises(ConfigInvalid, match="cannot be read beyond line"):
+    with pytest.raises(ConfigInvalid, match=r"line [0-9]+: the file cannot be read on"):
         read([file])
 
 

@@ -17,7 +17,8 @@ from podium_server import config
 from podium_server.errors import ConfigInvalid
 from podium_server.training import fusion
 from podium_server.training.development import Judged, Measured, mean
-from podium_server.training.recipe import Fusing, parse
+from podium_server.training.recipe import Fusing
+from podium_server.training.recipe_file import parse
 from podium_strategies.cascade import Stage
 from podium_strategies.drive import run
 from podium_strategies.fusion import Fusion
@@ -117,6 +118,7 @@ def test_the_pipeline_is_one_that_podium_reads() -> None:
             "signal.0.weight: no such key; did you mean 'weights'?",
         ),
         ({"signal": [{"name": "a", "model": "x", "weights": [-1]}, {"name": "b", "model": "x"}]}, "from 0 on"),
+        ({"signal": [{"name": name, "model": "x", "weights": [0]} for name in "ab"]}, "all weights are 0"),
     ],
 )
 def test_a_mistake_is_named(changes: Mapping[str, Any], said: str) -> None:

@@ -16,7 +16,8 @@ from podium_server.labels.format import written as line_of
 from podium_server.training.development import of_collection
 from podium_server.training.examples import folded, read
 from podium_server.training.gathering import Gathered, Gathering
-from podium_server.training.recipe import Development, parse
+from podium_server.training.recipe import Development
+from podium_server.training.recipe_file import parse
 from tests.training.tiny import lists, pairs, written
 
 BM25 = {"by": "bm25", "ranks": [1, 20]}
@@ -109,6 +110,10 @@ def test_sources_are_capped_by_name(tmp_path: Path) -> None:
         ({"data": [{"path": "bad.jsonl"}]}, "'bad' has no usable row: 2 × no JSON"),
         ({"data": [{"path": "lists.jsonl", "sources": ["x"]}]}, "no row is of the sources named"),
         ({"data": [{"path": "lists.jsonl", "loss": "in-batch"}]}, "loss 'in-batch' is for pairs; these are lists"),
+        (
+            {"data": [{"path": "pairs.jsonl", "negatives": BM25, "target": {"label": 1.0}}]},
+            "the loss 'in-batch' knows right and wrong alone",
+        ),
         ({"data": [{"path": "alike.jsonl"}]}, "data 'alike' has nothing to learn from"),
         ({"development": [{"path": "alike.jsonl"}]}, "has no relevant document in any of its 1 lists"),
         ({"development": [{"path": "none", "format": "collection"}]}, "there is no folder 'none'"),
@@ -117,6 +122,7 @@ def test_sources_are_capped_by_name(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, recipe: dict[str, Any], said: str) -> None:
     written(tmp_path / "lists.jsonl", lists(6))
+    written(tmp_path / "pairs.jsonl", pairs(6))
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "bad.jsonl").write_text("{\n[\n")
     alike = {"query": "q", "candidates": [{"text": "a", "label": 0}, {"text": "b", "label": 0}]}

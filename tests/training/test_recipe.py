@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from podium_server.errors import ConfigInvalid
-from podium_server.training.recipe import Data, Recipe, data_folders, found, load, parse
+from podium_server.training.recipe import Data, Recipe
+from podium_server.training.recipe_file import data_folders, found, load, parse
 
 SMALLEST: dict[str, Any] = {"data": [{"path": "a.jsonl"}], "development": [{"path": "b.jsonl"}]}
 REPOSITORY = Path(__file__).parents[2]

@@ -179,6 +179,9 @@ async def test_a_shadow_that_hangs_holds_up_nobody_and_the_next_is_dropped(tmp_p
     lines = await logged(podium)
     assert sorted(line["missing"]["challenger"] for line in lines) == ["busy"] * 3 + ["cancelled"] * 2
     assert hanging.cancelled == 2
+    # Once, and on its own account.
+    assert experiments(podium).shadow_spent.calls == 2
+    assert podium.reranker.spent_on_cancelled.calls == 0
 
 
 async def test_a_shadow_has_an_end(tmp_path: Path) -> None:
@@ -237,6 +240,7 @@ async def test_a_challenger_that_fails_or_is_late_is_left_out_with_a_warning(
     assert warning.code == ranking_pb2.WARNING_CODE_STAGE_SKIPPED
     assert why in warning.message
     assert response.ledger.total.calls == 1  # what it was asked is paid
+    assert podium.reranker.spent_on_cancelled.calls == 0  # and once
     [line] = await logged(podium)
     assert (line["shown"], line["missing"]) == ("incumbent", {"challenger": why})
 
@@ -250,6 +254,8 @@ async def test_an_incumbent_that_fails_stops_its_challenger(tmp_path: Path) -> N
         failed = await refused(stubs.rerank.Rerank(request(4, "window")))
         assert failed.code is grpc.StatusCode.UNAVAILABLE
     assert judge.cancelled == 1
+    assert failed.ledger.total.calls == 2
+    assert podium.reranker.spent_on_cancelled.calls == 0
     assert podium.reranker.running == 0
 
 
@@ -263,6 +269,7 @@ async def test_a_caller_who_leaves_takes_both_along(tmp_path: Path) -> None:
         call.cancel()
         await until(lambda: judge.cancelled == 5)
         await until(lambda: podium.reranker.running == 0)
+        assert podium.reranker.spent_on_cancelled.calls == 5, "nobody reads either of their ledgers"
 
 
 async def test_a_request_with_a_counted_budget_is_not_interleaved(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium.v1 import document_pb2, ledger_pb2, ranking_pb2, rerank_service_pb2, strategy_pb2
+from podium.v1 import document_pb2, error_reason_pb2, ledger_pb2, ranking_pb2, rerank_service_pb2, strategy_pb2
 from podium_server.accounting.prices import Prices
-from podium_server.errors import BackendDown
+from podium_server.errors import BackendDown, BackendRefused
 from podium_server.limits import Limits
 from podium_server.transport.agreement import kendall_tau, overlap
 from podium_strategies.oracle import Oracle
@@ -129,6 +129,7 @@ async def test_a_budget_in_calls_gives_a_partial_order_or_an_error_with_the_ledg
     async with serving(standing(judge(12))) as stubs:
         answer = await stubs.rerank.Rerank(message)
         assert answer.completion == ranking_pb2.COMPLETION_PARTIAL_BUDGET
+        assert answer.partial_reason == error_reason_pb2.ERROR_REASON_BUDGET_EXHAUSTED
         assert answer.ledger.total.calls == 2
         assert sorted(ranked.input_index for ranked in answer.ranking) == list(range(12))
         assert ranking_pb2.WARNING_CODE_PARTIAL in {one.code for one in answer.warnings}
@@ -137,6 +138,23 @@ async def test_a_budget_in_calls_gives_a_partial_order_or_an_error_with_the_ledg
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.info.reason == "BUDGET_EXHAUSTED"
     assert error.ledger.total.calls == 2
+
+
+async def test_the_reason_of_a_partial_answer_is_that_of_its_error() -> None:
+    of_a_third_party = BackendDown("short and stout")
+    of_a_third_party.reason = "TEAPOT"
+    for error, told in (
+        (BackendDown("gone"), error_reason_pb2.ERROR_REASON_BACKEND_DOWN),
+        (BackendRefused("a bad key"), error_reason_pb2.ERROR_REASON_BACKEND_REFUSED),
+        (of_a_third_party, error_reason_pb2.ERROR_REASON_INTERNAL),
+    ):
+        fails = ScriptedJudge(Oracle.seeded(8, 3), fail_at=dict.fromkeys(range(1, 100), error))
+        async with serving(standing(fails)) as stubs:
+            answer = await stubs.rerank.Rerank(request(8, "window"))
+            whole = await stubs.rerank.Rerank(request(8, "identity"))
+        assert answer.completion == ranking_pb2.COMPLETION_PARTIAL_BACKEND
+        assert answer.partial_reason == told
+        assert not whole.HasField("partial_reason")
 
 
 # --- StreamRerank -----------------------------------------------------------------------------------------------

@@ -257,6 +257,8 @@ class RerankResult(Answer):
     ledger: Ledger
     warnings: tuple[RankingWarning, ...]
     pipeline: str
+    partial_reason: str | None = None
+    """Why the order is partial, such as `backend_down` or `budget_exhausted`; None where it is complete."""
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -422,6 +424,8 @@ class SearchResult(Answer):
     warnings: tuple[RankingWarning, ...]
     pipeline: str
     recalled: int
+    partial_reason: str | None = None
+    """Why the order is partial; see `RerankResult`."""
 
     @property
     def ids(self) -> tuple[str, ...]:

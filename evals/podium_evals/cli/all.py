@@ -70,6 +70,7 @@ def command(
 ) -> int:
     r"""Everything on the data folder: suites × pipelines, recorded rankers, the simulated judge, the peers.
 
+    Without --config the built-in pipelines are run, at a stated rate for the processors (podium_evals/shipped.toml).
     Writes OUT/runs, OUT/results.json and OUT/report.html, and prints the tables. What cannot be had (a suite that is
     not there, a pipeline that asks an endpoint) is named as missing, with the reason.
 
@@ -79,11 +80,11 @@ def command(
     """
     from podium_evals.cli import table
     from podium_evals.cli.watching import Bars
-    from podium_evals.everything import Everything
+    from podium_evals.everything import SHIPPED, Everything
     from podium_evals.session import save
     from podium_server import config
 
-    everything = Everything(data, config.load(config_path), out, parts or PARTS, queries, whole, peers, seed)
+    everything = Everything(data, config.load(config_path or SHIPPED), out, parts or PARTS, queries, whole, peers, seed)
     with Bars() as watcher:
         session = asyncio.run(_to_its_end(everything, watcher))
     results = session.results()

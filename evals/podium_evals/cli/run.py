@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,8 +42,11 @@ podium eval run nfcorpus/ --pipeline best --target rank-1:50051 --measures nDCG@
 @common.measures
 @common.baseline
 @common.seed
+@click.option("--depth", type=click.IntRange(1), default=100, metavar="N", help="Candidates taken of a corpus.")
 @click.option(
-    "--depth", type=click.IntRange(1), default=100, metavar="N", help="Candidates taken of a corpus, by BM25."
+    "--index",
+    is_flag=True,
+    help="Index the corpora, and let pipelines recall from them by both retrievers, as a server does.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="The first N judged queries of each suite only.")
 @click.option(
@@ -64,6 +68,7 @@ def command(
     baseline: str | None,
     seed: int,
     depth: int,
+    index: bool,
     limit: int | None,
     concurrency: int,
     max_cost_usd: float | None,
@@ -72,7 +77,8 @@ def command(
 
     SUITE is a file of lists ({"qid", "query", "candidates": [{"docid", "text", "score"?, "rel"?}]} a line), a folder
     (lists.jsonl; or BEIR's or TREC's corpus, queries and qrels, with a TREC run where there is one), or
-    ir_datasets:NAME. A corpus without a run is asked by BM25 for its lists. NAME=SUITE gives a suite a name.
+    ir_datasets:NAME. A corpus without a run is asked by BM25 for its lists, which pipelines rank; with --index they
+    rank what they recall from it themselves. NAME=SUITE gives a suite a name.
 
     Prints three tables a suite; with --out writes DIR/runs/SUITE/SYSTEM.trec, DIR/results.json and DIR/report.html, in
     place of those that an earlier run left there. The first stage, as it came, is always among the systems. Every
@@ -84,6 +90,7 @@ def command(
     """
     from podium_evals.cli import table
     from podium_evals.cli.watching import Bars
+    from podium_evals.indexed import Indexed
     from podium_evals.results import FAILED as FAILED_QUERY
     from podium_evals.results import FIRST_STAGE
     from podium_evals.runner import Here, There
@@ -93,6 +100,8 @@ def command(
 
     if target is not None and config_path is not None:
         raise click.UsageError("--config is of this process, --target is a server elsewhere: give one.")
+    if target is not None and index:
+        raise click.UsageError("--index is done in this process, --target is a server elsewhere: give one.")
     if qrels is not None and len(sources) > 1:
         raise click.UsageError(f"--qrels judges one suite, and {len(sources)} are named: put qrels into their folders.")
     pipelines = tuple(dict.fromkeys(pipelines))
@@ -109,8 +118,14 @@ def command(
     else:
         place = There(tuple(part for part in target.split(",") if part), budget)
     asyncio.run(place.check(pipelines))  # before suites are read, which takes a while
-    with Bars() as watcher:
+    with Bars() as watcher, contextlib.ExitStack() as stack:
         suites = [common.read_source(source, qrels, depth=depth, limit=limit) for source in sources]
+        if index:
+            if not any(suite.corpus for suite in suites):
+                raise click.UsageError("--index: none of the suites has a corpus; their lists are all that there is.")
+            assert isinstance(place, Here)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="podium-eval-"))
+            place = Indexed(place, Path(folder), depth, watcher.say)
         session = Session(suites, watcher, out, baseline or FIRST_STAGE, measures, seed)
         asyncio.run(_to_its_end(session, place, pipelines, concurrency))
     results = session.results()

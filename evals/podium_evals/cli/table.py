@@ -13,7 +13,7 @@ from rich.table import Table
 
 from podium_evals.results import RUN_FILE, Difference, Evaluation, Results, Summary
 from podium_evals.statistics import SAME
-from podium_server.cli import console as look
+from podium_server.cli.display import console as look
 
 BESIDE_MAX = 8
 """Measures beside the main one: more do not stand in a line."""

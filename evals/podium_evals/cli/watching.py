@@ -9,7 +9,7 @@ from typing import Self
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
-from podium_server.cli import console as look
+from podium_server.cli.display import console as look
 
 
 class Bars:

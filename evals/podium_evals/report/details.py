@@ -9,11 +9,8 @@ from typing import Any
 from podium_evals.report.figures import DIGITS, finite, first_orders
 from podium_evals.report.markup import clean
 from podium_evals.report.mistakes import classify
-from podium_evals.results import COMPLETE, UNANSWERED, Evaluation, Ranking
+from podium_evals.results import COMPLETE, SHOWN, UNANSWERED, Evaluation, Ranking
 from podium_evals.suite import Passage
-
-SHOWN = 20
-"""Ranks of every list that the page of a query has."""
 
 TEXT_BYTES_MAX = 4_000_000
 """Of passages in one report. Above it every passage is cut shorter, evenly, and the report says so."""
@@ -60,12 +57,13 @@ def cut(text: str, characters: int) -> str:
 
 def _queries(evaluation: Evaluation, shelf: Shelf) -> list[dict[str, Any]]:
     passages = {topic.qid: {p.docid: p for p in topic.candidates} for topic in evaluation.suite.topics}
+    corpus = evaluation.suite.corpus
     came = first_orders(evaluation)
     rankings = [{ranking.qid: ranking for ranking in system.rankings} for system in evaluation.systems]
     rows = []
     for qid in evaluation.qids:
         answers = [of.get(qid) or Ranking(qid, (), completion=UNANSWERED) for of in rankings]
-        rows.append(_query(evaluation.suite.qrels[qid], came[qid], passages[qid], answers, shelf))
+        rows.append(_query(evaluation.suite.qrels[qid], came[qid], passages[qid], corpus, answers, shelf))
     return rows
 
 
@@ -73,13 +71,14 @@ def _query(
     grades: Mapping[str, int],
     first: Sequence[str],
     passages: Mapping[str, Passage],
+    corpus: Mapping[str, str],
     answers: Sequence[Ranking],
     shelf: Shelf,
 ) -> dict[str, Any]:
     # What somebody shows, in the order in which the candidates came, and whatever is relevant among them.
     wanted = {docid for answer in answers for docid in answer.docids[:SHOWN]} | set(first[:SHOWN])
     wanted |= {docid for docid in first if grades.get(docid, 0) > 0}
-    # A run file may name documents that the list does not have; nobody has told their texts.
+    # A run file may name documents that neither list nor corpus has; nobody has told their texts.
     shown = [docid for docid in first if docid in wanted]
     shown += sorted(wanted - set(shown))
     place = {docid: index for index, docid in enumerate(shown)}
@@ -87,7 +86,7 @@ def _query(
         "n": len(first),
         "relevant": sum(grade > 0 for grade in grades.values()),
         "found": sum(grades.get(docid, 0) > 0 for docid in first),
-        "docs": [shelf.place(passages.get(docid) or Passage(docid, "")) for docid in shown],
+        "docs": [shelf.place(passages.get(docid) or Passage(docid, corpus.get(docid, ""))) for docid in shown],
         "grades": [grades.get(docid) for docid in shown],
         "systems": [_answer(answer, first, place, grades) for answer in answers],
     }

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import quote
 
 from podium_evals.report import tables
-from podium_evals.report.details import SHOWN, TEXT_BYTES_MAX, details
+from podium_evals.report.details import TEXT_BYTES_MAX, details
 from podium_evals.report.figures import priced, suite_figures
 from podium_evals.report.findings import findings
 from podium_evals.report.markup import Child, Html, clean, join, script_data, tag
 from podium_evals.report.sections import chart, made, sections
-from podium_evals.results import Evaluation, Results
+from podium_evals.results import SHOWN, Evaluation, Results
 
 SCRIPTS = ("base.js", "axes.js", "scatter.js", "depth.js", "differences.js", "query.js", "main.js")
 """In the order in which they need each other; they share one scope."""

@@ -14,7 +14,8 @@ from podium_evals.simulate.recognise import Said
 from podium_evals.simulate.replies import Reply
 from podium_server.accounting.usage import Usage
 from podium_server.backends.chat.backend import Capability, ChatCall, ChatReply
-from podium_server.backends.chat.openai.wire import TOP_LOGPROBS_MAX, label_logprobs
+from podium_server.backends.chat.openai.fields import TOP_LOGPROBS_MAX
+from podium_server.backends.chat.openai.replies import label_logprobs
 
 CAPABILITIES = frozenset({Capability.TEXT, Capability.LOGPROBS, Capability.PREFILL, Capability.CACHED_TOKENS})
 """What the server has, too: what Podium's probe finds out about it."""

@@ -15,7 +15,7 @@ from typing import Any
 from podium_evals.simulate.chat import SimulatedChat
 from podium_server.accounting.usage import Usage
 from podium_server.judges.case import Case
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_server.judges.judge import Ruling
 from podium_server.ranking.pipeline import pool_of
 from podium_strategies.drive import Execution

@@ -17,7 +17,7 @@ from importlib.resources import files
 
 from podium_evals.simulate.recognise import Said
 from podium_server.backends.chat.tokens import TokenCounter, load_tokens
-from podium_server.judges.chat_documents import TOKENS_PER_CALL, TOKENS_PER_TURN
+from podium_server.judges.chat.documents import TOKENS_PER_CALL, TOKENS_PER_TURN
 
 BLOCK = 16
 """Tokens of a block of the prefix cache (vLLM's); only whole blocks are served from it."""

@@ -19,7 +19,7 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A pipeline of the default configuration that is proposed, and the sentence that says why."""
+    """A pipeline of the built-in configuration, the table's row for it, and the sentence that says why it is there."""
 
     name: str
     row: str
@@ -35,22 +35,22 @@ PRESETS = (
     ),
     Preset(
         "balanced",
-        "fast 20 > window",
-        "One call over the best twenty of the local stage: on the front of quality and tokens at low and medium noise, "
-        "with a ninth of the sliding window's prompt tokens and latency.",
+        "balanced",
+        "A cross-encoder's reading of every candidate on top, still without a call or a token: the most that can be "
+        "had on this machine alone.",
     ),
     Preset(
         "best",
-        "fast 20 > pairwise-round-robin",
-        "First at every level of noise: nineteen comparisons of each document in both orders leave only the judge's "
-        "lasting opinions, in one round; with a judge of low noise two windows over thirty are as good at a twentieth "
-        "of the tokens.",
+        "balanced 20 > window",
+        "One call over the best twenty: on the front of quality and tokens, with a ninth of the sliding window's "
+        "prompt tokens and latency. A round robin over the same twenty is better still at every level of noise and "
+        "takes forty times the tokens: for labels, not for requests.",
     ),
     Preset(
         "bulk",
         "fast 20 > first",
-        "One call that writes one token: as good as balanced within the intervals, fewer tokens and an eighth of its "
-        "latency; it needs log-probabilities and does best with a model trained for it.",
+        "One call that writes one token: as good as a whole window within the intervals, fewer tokens and an eighth of "
+        "its latency; it needs log-probabilities and does best with a model trained for it.",
     ),
 )
 """What the table argues for, as far as it can: the simulated judge's errors know nothing of the local encoder's, so
@@ -219,7 +219,7 @@ def section(setting: Setting, cells: Sequence[Cell]) -> dict[str, Any]:
 
 
 def presets(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Return the proposed presets with their figures at every level."""
+    """Return the presets with their figures at every level."""
     found = []
     for preset in PRESETS:
         figures: dict[str, Any] = {"preset": preset.name, "pipeline": preset.row}

@@ -14,7 +14,7 @@ from statistics import fmean, median, pstdev
 
 from podium_evals.simulate.noise import Merits
 from podium_evals.suite import Suite, Topic
-from podium_server.judges.chat_documents import mended
+from podium_server.judges.chat.documents import mended
 
 KEY = 24
 """Letters by which texts are looked up; a text that is shorter is looked up whole."""

@@ -28,7 +28,7 @@ from podium_evals.simulate.recognise import Said, UnknownPrompt
 from podium_evals.simulate.replies import Reply
 from podium_server.accounting.prices import Prices
 from podium_server.accounting.usage import Usage
-from podium_server.backends.chat.openai.wire import TOP_LOGPROBS_MAX
+from podium_server.backends.chat.openai.fields import TOP_LOGPROBS_MAX
 
 BODY_BYTES_MAX = 16 << 20
 """Of one request; ten thousand passages are less."""

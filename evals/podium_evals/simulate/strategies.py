@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from podium_strategies.acurank import AcuRank
@@ -19,8 +19,8 @@ from podium_strategies.tournament import TourRank
 BASELINE = "sliding-window"
 """One pass of 20/10 over the first stage's list: what every other row is compared with."""
 
-LOCAL = "fast"
-"""The pipeline of the built-in configuration that costs no call of a model elsewhere."""
+LOCAL = ("fast", "balanced")
+"""The pipelines of the built-in configuration that cost no call of a model elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,9 @@ class Row:
         name: in the table.
         strategy: over the first stage's list, or over what the local stage keeps.
         prompt: by name; empty where no model is asked.
-        keep: candidates that the local stage `fast` passes on; 0 where it is not there.
+        keep: candidates that the local stage passes on; 0 where there is none.
         heavy: asks so much that one seed has to do.
+        local: which local stage, of `LOCAL`.
 
     """
 
@@ -63,12 +64,13 @@ class Row:
     prompt: str = ""
     keep: int = 0
     heavy: bool = False
+    local: str = "fast"
 
-    def build(self, local: Given) -> Strategy:
-        """Return the strategy for one list, the local stage's answer before it where there is one."""
+    def build(self, given: Mapping[str, Given]) -> Strategy:
+        """Return the strategy for one list, the answer of its local stage before it where there is one."""
         if not self.keep:
             return self.strategy()
-        return Cascade((Stage(local, keep=self.keep), Stage(self.strategy())))
+        return Cascade((Stage(given[self.local], keep=self.keep), Stage(self.strategy())))
 
 
 def _alone() -> tuple[Row, ...]:
@@ -138,6 +140,10 @@ def _behind_local() -> tuple[Row, ...]:
         Row("fast 50 > tourrank r=5", lambda: TourRank(r=5), "choose-best", keep=50),
         Row("fast 100 > sliding-window", SlidingWindow, listwise, keep=100),
         Row("fast 100 > acurank", AcuRank, listwise, keep=100),
+        Row("balanced", FirstStage, keep=100, local="balanced"),
+        Row("balanced 20 > window", SlidingWindow, listwise, keep=20, local="balanced"),
+        Row("balanced 20 > first", First, "first", keep=20, local="balanced"),
+        Row("balanced 30 > sliding-window", SlidingWindow, listwise, keep=30, local="balanced"),
     )
 
 

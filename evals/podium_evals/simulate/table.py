@@ -15,6 +15,7 @@ from ir_measures import nDCG
 from numpy.typing import NDArray
 
 from podium_evals.measures import measure
+from podium_evals.results import Ranking
 from podium_evals.runner import Here, run_pipeline
 from podium_evals.simulate.chat import SimulatedChat
 from podium_evals.simulate.clock import Run, run
@@ -27,7 +28,7 @@ from podium_evals.suite import Suite, Topic
 from podium_server.accounting.prices import Prices
 from podium_server.config import load
 from podium_server.judges.case import Candidate, Case
-from podium_server.judges.chat import ChatJudge
+from podium_server.judges.chat.judge import ChatJudge
 from podium_strategies import prompts
 from podium_strategies.plan import Strategy
 from podium_strategies.prompts.prompt import MALFORMED
@@ -45,7 +46,7 @@ class Setting:
 
     Args:
         suite: with candidates and judgments.
-        local: the local stage's answer, by qid.
+        local: the local stages' answers, by qid and pipeline.
         seeds: judges of each level.
         heavy_seeds: of these, how many for strategies that ask hundreds of questions a query.
         latency: of the simulated endpoint.
@@ -55,7 +56,7 @@ class Setting:
     """
 
     suite: Suite
-    local: Mapping[str, Given]
+    local: Mapping[str, Mapping[str, Given]]
     seeds: int = 2
     heavy_seeds: int = 1
     latency: Latency = field(default_factory=Latency)
@@ -90,17 +91,22 @@ class Cell:
         return float(self.ndcg.mean())
 
 
-def local_answers(suite: Suite) -> dict[str, Given]:
-    """Run the built-in pipeline `fast` over a suite and return its orders, as strategies."""
-    system = asyncio.run(run_pipeline(suite, Here(load(None)), LOCAL))
-    found = {}
-    for topic, ranking in zip(suite.topics, system.rankings, strict=True):
-        place = {passage.docid: index for index, passage in enumerate(topic.candidates)}
-        scores: list[float | None] = [None] * len(place)
-        for docid, score in zip(ranking.docids, ranking.scores, strict=True):
-            scores[place[docid]] = score
-        found[topic.qid] = Given(tuple(place[docid] for docid in ranking.docids), tuple(scores))
+def local_answers(suite: Suite) -> dict[str, dict[str, Given]]:
+    """Run the built-in pipelines that ask nobody elsewhere over a suite; return their orders, as strategies."""
+    found: dict[str, dict[str, Given]] = {topic.qid: {} for topic in suite.topics}
+    for name in LOCAL:
+        system = asyncio.run(run_pipeline(suite, Here(load(None)), name))
+        for topic, ranking in zip(suite.topics, system.rankings, strict=True):
+            found[topic.qid][name] = _given(topic, ranking)
     return found
+
+
+def _given(topic: Topic, ranking: Ranking) -> Given:
+    place = {passage.docid: index for index, passage in enumerate(topic.candidates)}
+    scores: list[float | None] = [None] * len(place)
+    for docid, score in zip(ranking.docids, ranking.scores, strict=True):
+        scores[place[docid]] = score
+    return Given(tuple(place[docid] for docid in ranking.docids), tuple(scores))
 
 
 def table(

@@ -26,54 +26,55 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from podium.v1 import budget_pb2 as podium_dot_v1_dot_budget__pb2
 from podium.v1 import document_pb2 as podium_dot_v1_dot_document__pb2
+from podium.v1 import error_reason_pb2 as podium_dot_v1_dot_error__reason__pb2
 from podium.v1 import ledger_pb2 as podium_dot_v1_dot_ledger__pb2
 from podium.v1 import ranking_pb2 as podium_dot_v1_dot_ranking__pb2
 from podium.v1 import strategy_pb2 as podium_dot_v1_dot_strategy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epodium/v1/rerank_service.proto\x12\tpodium.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x16podium/v1/budget.proto\x1a\x18podium/v1/document.proto\x1a\x16podium/v1/ledger.proto\x1a\x17podium/v1/ranking.proto\x1a\x18podium/v1/strategy.proto\"\xd8\x02\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12&\n\tdocuments\x18\x03 \x03(\x0b\x32\x13.podium.v1.Document\x12\x12\n\x08pipeline\x18\x04 \x01(\tH\x00\x12+\n\x06inline\x18\x05 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x12\x12\n\x05top_n\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12!\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x11.podium.v1.Budget\x12)\n\ntruncation\x18\x08 \x01(\x0b\x32\x15.podium.v1.Truncation\x12\x11\n\x04seed\x18\t \x01(\x03H\x02\x88\x01\x01\x12(\n\x07\x65xplain\x18\n \x01(\x0e\x32\x17.podium.v1.ExplainLevelB\x08\n\x06rankerB\x08\n\x06_top_nB\x07\n\x05_seed\"\xf2\x01\n\x0eRerankResponse\x12*\n\x07ranking\x18\x01 \x03(\x0b\x32\x19.podium.v1.RankedDocument\x12)\n\ncompletion\x18\x02 \x01(\x0e\x32\x15.podium.v1.Completion\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.podium.v1.Ledger\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\x12$\n\x05trace\x18\x05 \x01(\x0b\x32\x10.podium.v1.TraceH\x00\x88\x01\x01\x12\x10\n\x08pipeline\x18\x06 \x01(\tB\x08\n\x06_trace\"q\n\x13StreamRerankRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x14StreamRerankResponse\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.podium.v1.RankingSnapshotH\x00\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x42\x07\n\x05\x65vent\"\x8b\x01\n\x0fRankingSnapshot\x12\r\n\x05order\x18\x01 \x03(\x05\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.podium.v1.Usage\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x12\x42\x61tchRerankRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.podium.v1.RerankRequest\"\x85\x01\n\x13\x42\x61tchRerankResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"x\n\x0f\x45stimateRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12/\n\x06sketch\x18\x02 \x01(\x0b\x32\x1a.podium.v1.CandidateSketchH\x00\x88\x01\x01\x42\t\n\x07_sketch\"\x8b\x01\n\x0f\x43\x61ndidateSketch\x12\x12\n\ncandidates\x18\x01 \x01(\x05\x12 \n\x13tokens_per_document\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0cquery_tokens\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x16\n\x14_tokens_per_documentB\x0f\n\r_query_tokens\"\x9e\x01\n\x10\x45stimateResponse\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.podium.v1.EstimatedUsage\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.podium.v1.StageEstimate\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\"\x98\x01\n\rStageEstimate\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rcandidates_in\x18\x04 \x01(\x05\x12\x16\n\x0e\x63\x61ndidates_out\x18\x05 \x01(\x05\x12(\n\x05usage\x18\x06 \x01(\x0b\x32\x19.podium.v1.EstimatedUsage\"\x86\x04\n\x0e\x45stimatedUsage\x12\x11\n\tquestions\x18\x01 \x01(\x03\x12\x1a\n\rquestions_max\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06rounds\x18\x03 \x01(\x03\x12\x17\n\nrounds_max\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x1e\n\x11prompt_tokens_max\x18\x07 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x1e\n\x11output_tokens_max\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\n \x01(\x03H\x04\x88\x01\x01\x12\x1e\n\x11\x63ost_nano_usd_max\x18\x0b \x01(\x03H\x05\x88\x01\x01\x12(\n\ncost_basis\x18\x0c \x01(\x0e\x32\x14.podium.v1.CostBasis\x12\x1b\n\x13price_table_version\x18\r \x01(\t\x12\'\n\x04time\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_questions_maxB\r\n\x0b_rounds_maxB\x14\n\x12_prompt_tokens_maxB\x14\n\x12_output_tokens_maxB\x10\n\x0e_cost_nano_usdB\x14\n\x12_cost_nano_usd_max\"y\n\x0e\x43ompareRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12(\n\ncontenders\x18\x02 \x03(\x0b\x32\x14.podium.v1.Contender\x12\x12\n\noverlap_at\x18\x03 \x03(\x05\"e\n\tContender\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\x08pipeline\x18\x02 \x01(\tH\x00\x12+\n\x06inline\x18\x03 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x42\x08\n\x06ranker\"i\n\x0f\x43ompareResponse\x12,\n\x08rankings\x18\x01 \x03(\x0b\x32\x1a.podium.v1.ComparedRanking\x12(\n\nagreements\x18\x02 \x03(\x0b\x32\x14.podium.v1.Agreement\"\x7f\n\x0f\x43omparedRanking\x12\r\n\x05label\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"x\n\tAgreement\x12\x0c\n\x04left\x18\x01 \x01(\t\x12\r\n\x05right\x18\x02 \x01(\t\x12\x18\n\x0bkendall_tau\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08overlaps\x18\x04 \x03(\x0b\x32\x12.podium.v1.OverlapB\x0e\n\x0c_kendall_tau\"#\n\x07Overlap\x12\t\n\x01k\x18\x01 \x01(\x05\x12\r\n\x05share\x18\x02 \x01(\x01\x32\xfa\x02\n\rRerankService\x12=\n\x06Rerank\x12\x18.podium.v1.RerankRequest\x1a\x19.podium.v1.RerankResponse\x12Q\n\x0cStreamRerank\x12\x1e.podium.v1.StreamRerankRequest\x1a\x1f.podium.v1.StreamRerankResponse0\x01\x12P\n\x0b\x42\x61tchRerank\x12\x1d.podium.v1.BatchRerankRequest\x1a\x1e.podium.v1.BatchRerankResponse(\x01\x30\x01\x12\x43\n\x08\x45stimate\x12\x1a.podium.v1.EstimateRequest\x1a\x1b.podium.v1.EstimateResponse\x12@\n\x07\x43ompare\x12\x19.podium.v1.CompareRequest\x1a\x1a.podium.v1.CompareResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epodium/v1/rerank_service.proto\x12\tpodium.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x16podium/v1/budget.proto\x1a\x18podium/v1/document.proto\x1a\x1cpodium/v1/error_reason.proto\x1a\x16podium/v1/ledger.proto\x1a\x17podium/v1/ranking.proto\x1a\x18podium/v1/strategy.proto\"\xd8\x02\n\rRerankRequest\x12\r\n\x05query\x18\x01 \x01(\t\x12\x13\n\x0binstruction\x18\x02 \x01(\t\x12&\n\tdocuments\x18\x03 \x03(\x0b\x32\x13.podium.v1.Document\x12\x12\n\x08pipeline\x18\x04 \x01(\tH\x00\x12+\n\x06inline\x18\x05 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x12\x12\n\x05top_n\x18\x06 \x01(\x05H\x01\x88\x01\x01\x12!\n\x06\x62udget\x18\x07 \x01(\x0b\x32\x11.podium.v1.Budget\x12)\n\ntruncation\x18\x08 \x01(\x0b\x32\x15.podium.v1.Truncation\x12\x11\n\x04seed\x18\t \x01(\x03H\x02\x88\x01\x01\x12(\n\x07\x65xplain\x18\n \x01(\x0e\x32\x17.podium.v1.ExplainLevelB\x08\n\x06rankerB\x08\n\x06_top_nB\x07\n\x05_seed\"\xba\x02\n\x0eRerankResponse\x12*\n\x07ranking\x18\x01 \x03(\x0b\x32\x19.podium.v1.RankedDocument\x12)\n\ncompletion\x18\x02 \x01(\x0e\x32\x15.podium.v1.Completion\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.podium.v1.Ledger\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\x12$\n\x05trace\x18\x05 \x01(\x0b\x32\x10.podium.v1.TraceH\x00\x88\x01\x01\x12\x10\n\x08pipeline\x18\x06 \x01(\t\x12\x33\n\x0epartial_reason\x18\x07 \x01(\x0e\x32\x16.podium.v1.ErrorReasonH\x01\x88\x01\x01\x42\x08\n\x06_traceB\x11\n\x0f_partial_reason\"q\n\x13StreamRerankRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12/\n\x0cmin_interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x14StreamRerankResponse\x12.\n\x08snapshot\x18\x01 \x01(\x0b\x32\x1a.podium.v1.RankingSnapshotH\x00\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x42\x07\n\x05\x65vent\"\x8b\x01\n\x0fRankingSnapshot\x12\r\n\x05order\x18\x01 \x03(\x05\x12\r\n\x05stage\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\x05\x12\x1f\n\x05usage\x18\x04 \x01(\x0b\x32\x10.podium.v1.Usage\x12*\n\x07\x65lapsed\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"P\n\x12\x42\x61tchRerankRequest\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12)\n\x07request\x18\x02 \x01(\x0b\x32\x18.podium.v1.RerankRequest\"\x85\x01\n\x13\x42\x61tchRerankResponse\x12\x0f\n\x07item_id\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"x\n\x0f\x45stimateRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12/\n\x06sketch\x18\x02 \x01(\x0b\x32\x1a.podium.v1.CandidateSketchH\x00\x88\x01\x01\x42\t\n\x07_sketch\"\x8b\x01\n\x0f\x43\x61ndidateSketch\x12\x12\n\ncandidates\x18\x01 \x01(\x05\x12 \n\x13tokens_per_document\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x19\n\x0cquery_tokens\x18\x03 \x01(\x05H\x01\x88\x01\x01\x42\x16\n\x14_tokens_per_documentB\x0f\n\r_query_tokens\"\x9e\x01\n\x10\x45stimateResponse\x12(\n\x05total\x18\x01 \x01(\x0b\x32\x19.podium.v1.EstimatedUsage\x12(\n\x06stages\x18\x02 \x03(\x0b\x32\x18.podium.v1.StageEstimate\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\"\x98\x01\n\rStageEstimate\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08strategy\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x15\n\rcandidates_in\x18\x04 \x01(\x05\x12\x16\n\x0e\x63\x61ndidates_out\x18\x05 \x01(\x05\x12(\n\x05usage\x18\x06 \x01(\x0b\x32\x19.podium.v1.EstimatedUsage\"\x86\x04\n\x0e\x45stimatedUsage\x12\x11\n\tquestions\x18\x01 \x01(\x03\x12\x1a\n\rquestions_max\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x0e\n\x06rounds\x18\x03 \x01(\x03\x12\x17\n\nrounds_max\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\r\n\x05\x63\x61lls\x18\x05 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x06 \x01(\x03\x12\x1e\n\x11prompt_tokens_max\x18\x07 \x01(\x03H\x02\x88\x01\x01\x12\x15\n\routput_tokens\x18\x08 \x01(\x03\x12\x1e\n\x11output_tokens_max\x18\t \x01(\x03H\x03\x88\x01\x01\x12\x1a\n\rcost_nano_usd\x18\n \x01(\x03H\x04\x88\x01\x01\x12\x1e\n\x11\x63ost_nano_usd_max\x18\x0b \x01(\x03H\x05\x88\x01\x01\x12(\n\ncost_basis\x18\x0c \x01(\x0e\x32\x14.podium.v1.CostBasis\x12\x1b\n\x13price_table_version\x18\r \x01(\t\x12\'\n\x04time\x18\x0e \x01(\x0b\x32\x19.google.protobuf.DurationB\x10\n\x0e_questions_maxB\r\n\x0b_rounds_maxB\x14\n\x12_prompt_tokens_maxB\x14\n\x12_output_tokens_maxB\x10\n\x0e_cost_nano_usdB\x14\n\x12_cost_nano_usd_max\"y\n\x0e\x43ompareRequest\x12)\n\x07request\x18\x01 \x01(\x0b\x32\x18.podium.v1.RerankRequest\x12(\n\ncontenders\x18\x02 \x03(\x0b\x32\x14.podium.v1.Contender\x12\x12\n\noverlap_at\x18\x03 \x03(\x05\"e\n\tContender\x12\r\n\x05label\x18\x01 \x01(\t\x12\x12\n\x08pipeline\x18\x02 \x01(\tH\x00\x12+\n\x06inline\x18\x03 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x42\x08\n\x06ranker\"i\n\x0f\x43ompareResponse\x12,\n\x08rankings\x18\x01 \x03(\x0b\x32\x1a.podium.v1.ComparedRanking\x12(\n\nagreements\x18\x02 \x03(\x0b\x32\x14.podium.v1.Agreement\"\x7f\n\x0f\x43omparedRanking\x12\r\n\x05label\x18\x01 \x01(\t\x12-\n\x08response\x18\x02 \x01(\x0b\x32\x19.podium.v1.RerankResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\t\n\x07outcome\"x\n\tAgreement\x12\x0c\n\x04left\x18\x01 \x01(\t\x12\r\n\x05right\x18\x02 \x01(\t\x12\x18\n\x0bkendall_tau\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12$\n\x08overlaps\x18\x04 \x03(\x0b\x32\x12.podium.v1.OverlapB\x0e\n\x0c_kendall_tau\"#\n\x07Overlap\x12\t\n\x01k\x18\x01 \x01(\x05\x12\r\n\x05share\x18\x02 \x01(\x01\x32\xfa\x02\n\rRerankService\x12=\n\x06Rerank\x12\x18.podium.v1.RerankRequest\x1a\x19.podium.v1.RerankResponse\x12Q\n\x0cStreamRerank\x12\x1e.podium.v1.StreamRerankRequest\x1a\x1f.podium.v1.StreamRerankResponse0\x01\x12P\n\x0b\x42\x61tchRerank\x12\x1d.podium.v1.BatchRerankRequest\x1a\x1e.podium.v1.BatchRerankResponse(\x01\x30\x01\x12\x43\n\x08\x45stimate\x12\x1a.podium.v1.EstimateRequest\x1a\x1b.podium.v1.EstimateResponse\x12@\n\x07\x43ompare\x12\x19.podium.v1.CompareRequest\x1a\x1a.podium.v1.CompareResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podium.v1.rerank_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RERANKREQUEST']._serialized_start=228
-  _globals['_RERANKREQUEST']._serialized_end=572
-  _globals['_RERANKRESPONSE']._serialized_start=575
-  _globals['_RERANKRESPONSE']._serialized_end=817
-  _globals['_STREAMRERANKREQUEST']._serialized_start=819
-  _globals['_STREAMRERANKREQUEST']._serialized_end=932
-  _globals['_STREAMRERANKRESPONSE']._serialized_start=934
-  _globals['_STREAMRERANKRESPONSE']._serialized_end=1060
-  _globals['_RANKINGSNAPSHOT']._serialized_start=1063
-  _globals['_RANKINGSNAPSHOT']._serialized_end=1202
-  _globals['_BATCHRERANKREQUEST']._serialized_start=1204
-  _globals['_BATCHRERANKREQUEST']._serialized_end=1284
-  _globals['_BATCHRERANKRESPONSE']._serialized_start=1287
-  _globals['_BATCHRERANKRESPONSE']._serialized_end=1420
-  _globals['_ESTIMATEREQUEST']._serialized_start=1422
-  _globals['_ESTIMATEREQUEST']._serialized_end=1542
-  _globals['_CANDIDATESKETCH']._serialized_start=1545
-  _globals['_CANDIDATESKETCH']._serialized_end=1684
-  _globals['_ESTIMATERESPONSE']._serialized_start=1687
-  _globals['_ESTIMATERESPONSE']._serialized_end=1845
-  _globals['_STAGEESTIMATE']._serialized_start=1848
-  _globals['_STAGEESTIMATE']._serialized_end=2000
-  _globals['_ESTIMATEDUSAGE']._serialized_start=2003
-  _globals['_ESTIMATEDUSAGE']._serialized_end=2521
-  _globals['_COMPAREREQUEST']._serialized_start=2523
-  _globals['_COMPAREREQUEST']._serialized_end=2644
-  _globals['_CONTENDER']._serialized_start=2646
-  _globals['_CONTENDER']._serialized_end=2747
-  _globals['_COMPARERESPONSE']._serialized_start=2749
-  _globals['_COMPARERESPONSE']._serialized_end=2854
-  _globals['_COMPAREDRANKING']._serialized_start=2856
-  _globals['_COMPAREDRANKING']._serialized_end=2983
-  _globals['_AGREEMENT']._serialized_start=2985
-  _globals['_AGREEMENT']._serialized_end=3105
-  _globals['_OVERLAP']._serialized_start=3107
-  _globals['_OVERLAP']._serialized_end=3142
-  _globals['_RERANKSERVICE']._serialized_start=3145
-  _globals['_RERANKSERVICE']._serialized_end=3523
+  _globals['_RERANKREQUEST']._serialized_start=258
+  _globals['_RERANKREQUEST']._serialized_end=602
+  _globals['_RERANKRESPONSE']._serialized_start=605
+  _globals['_RERANKRESPONSE']._serialized_end=919
+  _globals['_STREAMRERANKREQUEST']._serialized_start=921
+  _globals['_STREAMRERANKREQUEST']._serialized_end=1034
+  _globals['_STREAMRERANKRESPONSE']._serialized_start=1036
+  _globals['_STREAMRERANKRESPONSE']._serialized_end=1162
+  _globals['_RANKINGSNAPSHOT']._serialized_start=1165
+  _globals['_RANKINGSNAPSHOT']._serialized_end=1304
+  _globals['_BATCHRERANKREQUEST']._serialized_start=1306
+  _globals['_BATCHRERANKREQUEST']._serialized_end=1386
+  _globals['_BATCHRERANKRESPONSE']._serialized_start=1389
+  _globals['_BATCHRERANKRESPONSE']._serialized_end=1522
+  _globals['_ESTIMATEREQUEST']._serialized_start=1524
+  _globals['_ESTIMATEREQUEST']._serialized_end=1644
+  _globals['_CANDIDATESKETCH']._serialized_start=1647
+  _globals['_CANDIDATESKETCH']._serialized_end=1786
+  _globals['_ESTIMATERESPONSE']._serialized_start=1789
+  _globals['_ESTIMATERESPONSE']._serialized_end=1947
+  _globals['_STAGEESTIMATE']._serialized_start=1950
+  _globals['_STAGEESTIMATE']._serialized_end=2102
+  _globals['_ESTIMATEDUSAGE']._serialized_start=2105
+  _globals['_ESTIMATEDUSAGE']._serialized_end=2623
+  _globals['_COMPAREREQUEST']._serialized_start=2625
+  _globals['_COMPAREREQUEST']._serialized_end=2746
+  _globals['_CONTENDER']._serialized_start=2748
+  _globals['_CONTENDER']._serialized_end=2849
+  _globals['_COMPARERESPONSE']._serialized_start=2851
+  _globals['_COMPARERESPONSE']._serialized_end=2956
+  _globals['_COMPAREDRANKING']._serialized_start=2958
+  _globals['_COMPAREDRANKING']._serialized_end=3085
+  _globals['_AGREEMENT']._serialized_start=3087
+  _globals['_AGREEMENT']._serialized_end=3207
+  _globals['_OVERLAP']._serialized_start=3209
+  _globals['_OVERLAP']._serialized_end=3244
+  _globals['_RERANKSERVICE']._serialized_start=3247
+  _globals['_RERANKSERVICE']._serialized_end=3625
 # @@protoc_insertion_point(module_scope)

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.rpc import status_pb2 as _status_pb2
 from podium.v1 import budget_pb2 as _budget_pb2
 from podium.v1 import document_pb2 as _document_pb2
+from podium.v1 import error_reason_pb2 as _error_reason_pb2
 from podium.v1 import ledger_pb2 as _ledger_pb2
 from podium.v1 import ranking_pb2 as _ranking_pb2
 from podium.v1 import strategy_pb2 as _strategy_pb2
@@ -122,10 +123,16 @@ class RerankResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     TRACE_FIELD_NUMBER: _builtins.int
     PIPELINE_FIELD_NUMBER: _builtins.int
+    PARTIAL_REASON_FIELD_NUMBER: _builtins.int
     completion: _ranking_pb2.Completion.ValueType
     """Whether the order is what the pipeline gives with no limit."""
     pipeline: _builtins.str
     """The name of the pipeline that was used. Empty for an inline one."""
+    partial_reason: _error_reason_pb2.ErrorReason.ValueType
+    """Why the order is partial: what the call would have failed with, had nobody answered by then. BACKEND_DOWN tells an
+    outage, which the next call meets too, from DEADLINE_EXCEEDED and BUDGET_EXHAUSTED, which are this call's own.
+    Unset where completion is COMPLETE.
+    """
     @_builtins.property
     def ranking(self) -> _containers.RepeatedCompositeFieldContainer[_ranking_pb2.RankedDocument]:
         """The best first; top_n of them, or all."""
@@ -151,13 +158,19 @@ class RerankResponse(_message.Message):
         warnings: _abc.Iterable[_ranking_pb2.Warning] | None = ...,
         trace: _ranking_pb2.Trace | None = ...,
         pipeline: _builtins.str = ...,
+        partial_reason: _error_reason_pb2.ErrorReason.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace", b"_trace", "ledger", b"ledger", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason", "_trace", b"_trace", "ledger", b"ledger", "partial_reason", b"partial_reason", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace", b"_trace", "completion", b"completion", "ledger", b"ledger", "pipeline", b"pipeline", "ranking", b"ranking", "trace", b"trace", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason", "_trace", b"_trace", "completion", b"completion", "ledger", b"ledger", "partial_reason", b"partial_reason", "pipeline", b"pipeline", "ranking", b"ranking", "trace", b"trace", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__partial_reason: _TypeAlias = _typing.Literal["partial_reason"]  # noqa: Y015
+    _WhichOneofArgType__partial_reason: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason"]  # noqa: Y015
     _WhichOneofReturnType__trace: _TypeAlias = _typing.Literal["trace"]  # noqa: Y015
     _WhichOneofArgType__trace: _TypeAlias = _typing.Literal["_trace", b"_trace"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_reason) -> _WhichOneofReturnType__partial_reason | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__trace) -> _WhichOneofReturnType__trace | None: ...
 
 Global___RerankResponse: _TypeAlias = RerankResponse  # noqa: Y015

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 from podium.v1 import budget_pb2 as podium_dot_v1_dot_budget__pb2
 from podium.v1 import document_pb2 as podium_dot_v1_dot_document__pb2
+from podium.v1 import error_reason_pb2 as podium_dot_v1_dot_error__reason__pb2
 from podium.v1 import filter_pb2 as podium_dot_v1_dot_filter__pb2
 from podium.v1 import ledger_pb2 as podium_dot_v1_dot_ledger__pb2
 from podium.v1 import ranking_pb2 as podium_dot_v1_dot_ranking__pb2
 from podium.v1 import strategy_pb2 as podium_dot_v1_dot_strategy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epodium/v1/search_service.proto\x12\tpodium.v1\x1a\x16podium/v1/budget.proto\x1a\x18podium/v1/document.proto\x1a\x16podium/v1/filter.proto\x1a\x16podium/v1/ledger.proto\x1a\x17podium/v1/ranking.proto\x1a\x18podium/v1/strategy.proto\"\xca\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x12\n\x08pipeline\x18\x04 \x01(\tH\x00\x12+\n\x06inline\x18\x05 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x12!\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x11.podium.v1.Filter\x12\x12\n\x05top_n\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0crecall_depth\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12I\n\x11retriever_weights\x18\t \x03(\x0b\x32..podium.v1.SearchRequest.RetrieverWeightsEntry\x12!\n\x06\x62udget\x18\n \x01(\x0b\x32\x11.podium.v1.Budget\x12)\n\ntruncation\x18\x0b \x01(\x0b\x32\x15.podium.v1.Truncation\x12\x11\n\x04seed\x18\x0c \x01(\x03H\x03\x88\x01\x01\x12(\n\x07\x65xplain\x18\r \x01(\x0e\x32\x17.podium.v1.ExplainLevel\x12\x17\n\x0finclude_content\x18\x0e \x01(\x08\x12\x18\n\x10include_metadata\x18\x0f \x01(\x08\x1a\x37\n\x15RetrieverWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06rankerB\x08\n\x06_top_nB\x0f\n\r_recall_depthB\x07\n\x05_seed\"\x82\x02\n\x0eSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.podium.v1.SearchResult\x12)\n\ncompletion\x18\x02 \x01(\x0e\x32\x15.podium.v1.Completion\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.podium.v1.Ledger\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\x12$\n\x05trace\x18\x05 \x01(\x0b\x32\x10.podium.v1.TraceH\x00\x88\x01\x01\x12\x10\n\x08pipeline\x18\x06 \x01(\t\x12\x10\n\x08recalled\x18\x07 \x01(\x05\x42\x08\n\x06_trace\"\xac\x01\n\x0cSearchResult\x12)\n\x06ranked\x18\x01 \x01(\x0b\x32\x19.podium.v1.RankedDocument\x12%\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x13.podium.v1.Document\x12#\n\x07passage\x18\x03 \x01(\x0b\x32\x12.podium.v1.Passage\x12%\n\x04hits\x18\x04 \x03(\x0b\x32\x17.podium.v1.RetrieverHit\"4\n\x07Passage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\">\n\x0cRetrieverHit\x12\x11\n\tretriever\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x32N\n\rSearchService\x12=\n\x06Search\x12\x18.podium.v1.SearchRequest\x1a\x19.podium.v1.SearchResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1epodium/v1/search_service.proto\x12\tpodium.v1\x1a\x16podium/v1/budget.proto\x1a\x18podium/v1/document.proto\x1a\x1cpodium/v1/error_reason.proto\x1a\x16podium/v1/filter.proto\x1a\x16podium/v1/ledger.proto\x1a\x17podium/v1/ranking.proto\x1a\x18podium/v1/strategy.proto\"\xca\x04\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\r\n\x05query\x18\x02 \x01(\t\x12\x13\n\x0binstruction\x18\x03 \x01(\t\x12\x12\n\x08pipeline\x18\x04 \x01(\tH\x00\x12+\n\x06inline\x18\x05 \x01(\x0b\x32\x19.podium.v1.InlinePipelineH\x00\x12!\n\x06\x66ilter\x18\x06 \x01(\x0b\x32\x11.podium.v1.Filter\x12\x12\n\x05top_n\x18\x07 \x01(\x05H\x01\x88\x01\x01\x12\x19\n\x0crecall_depth\x18\x08 \x01(\x05H\x02\x88\x01\x01\x12I\n\x11retriever_weights\x18\t \x03(\x0b\x32..podium.v1.SearchRequest.RetrieverWeightsEntry\x12!\n\x06\x62udget\x18\n \x01(\x0b\x32\x11.podium.v1.Budget\x12)\n\ntruncation\x18\x0b \x01(\x0b\x32\x15.podium.v1.Truncation\x12\x11\n\x04seed\x18\x0c \x01(\x03H\x03\x88\x01\x01\x12(\n\x07\x65xplain\x18\r \x01(\x0e\x32\x17.podium.v1.ExplainLevel\x12\x17\n\x0finclude_content\x18\x0e \x01(\x08\x12\x18\n\x10include_metadata\x18\x0f \x01(\x08\x1a\x37\n\x15RetrieverWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06rankerB\x08\n\x06_top_nB\x0f\n\r_recall_depthB\x07\n\x05_seed\"\xca\x02\n\x0eSearchResponse\x12(\n\x07results\x18\x01 \x03(\x0b\x32\x17.podium.v1.SearchResult\x12)\n\ncompletion\x18\x02 \x01(\x0e\x32\x15.podium.v1.Completion\x12!\n\x06ledger\x18\x03 \x01(\x0b\x32\x11.podium.v1.Ledger\x12$\n\x08warnings\x18\x04 \x03(\x0b\x32\x12.podium.v1.Warning\x12$\n\x05trace\x18\x05 \x01(\x0b\x32\x10.podium.v1.TraceH\x00\x88\x01\x01\x12\x10\n\x08pipeline\x18\x06 \x01(\t\x12\x10\n\x08recalled\x18\x07 \x01(\x05\x12\x33\n\x0epartial_reason\x18\x08 \x01(\x0e\x32\x16.podium.v1.ErrorReasonH\x01\x88\x01\x01\x42\x08\n\x06_traceB\x11\n\x0f_partial_reason\"\xac\x01\n\x0cSearchResult\x12)\n\x06ranked\x18\x01 \x01(\x0b\x32\x19.podium.v1.RankedDocument\x12%\n\x08\x64ocument\x18\x02 \x01(\x0b\x32\x13.podium.v1.Document\x12#\n\x07passage\x18\x03 \x01(\x0b\x32\x12.podium.v1.Passage\x12%\n\x04hits\x18\x04 \x03(\x0b\x32\x17.podium.v1.RetrieverHit\"4\n\x07Passage\x12\r\n\x05index\x18\x01 \x01(\x05\x12\r\n\x05start\x18\x02 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x03 \x01(\x05\">\n\x0cRetrieverHit\x12\x11\n\tretriever\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\x05\x12\r\n\x05score\x18\x03 \x01(\x01\x32N\n\rSearchService\x12=\n\x06Search\x12\x18.podium.v1.SearchRequest\x1a\x19.podium.v1.SearchResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,18 +40,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._loaded_options = None
   _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._serialized_options = b'8\001'
-  _globals['_SEARCHREQUEST']._serialized_start=195
-  _globals['_SEARCHREQUEST']._serialized_end=781
-  _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._serialized_start=680
-  _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._serialized_end=735
-  _globals['_SEARCHRESPONSE']._serialized_start=784
-  _globals['_SEARCHRESPONSE']._serialized_end=1042
-  _globals['_SEARCHRESULT']._serialized_start=1045
-  _globals['_SEARCHRESULT']._serialized_end=1217
-  _globals['_PASSAGE']._serialized_start=1219
-  _globals['_PASSAGE']._serialized_end=1271
-  _globals['_RETRIEVERHIT']._serialized_start=1273
-  _globals['_RETRIEVERHIT']._serialized_end=1335
-  _globals['_SEARCHSERVICE']._serialized_start=1337
-  _globals['_SEARCHSERVICE']._serialized_end=1415
+  _globals['_SEARCHREQUEST']._serialized_start=225
+  _globals['_SEARCHREQUEST']._serialized_end=811
+  _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._serialized_start=710
+  _globals['_SEARCHREQUEST_RETRIEVERWEIGHTSENTRY']._serialized_end=765
+  _globals['_SEARCHRESPONSE']._serialized_start=814
+  _globals['_SEARCHRESPONSE']._serialized_end=1144
+  _globals['_SEARCHRESULT']._serialized_start=1147
+  _globals['_SEARCHRESULT']._serialized_end=1319
+  _globals['_PASSAGE']._serialized_start=1321
+  _globals['_PASSAGE']._serialized_end=1373
+  _globals['_RETRIEVERHIT']._serialized_start=1375
+  _globals['_RETRIEVERHIT']._serialized_end=1437
+  _globals['_SEARCHSERVICE']._serialized_start=1439
+  _globals['_SEARCHSERVICE']._serialized_end=1517
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from podium.v1 import budget_pb2 as _budget_pb2
 from podium.v1 import document_pb2 as _document_pb2
+from podium.v1 import error_reason_pb2 as _error_reason_pb2
 from podium.v1 import filter_pb2 as _filter_pb2
 from podium.v1 import ledger_pb2 as _ledger_pb2
 from podium.v1 import ranking_pb2 as _ranking_pb2
@@ -167,12 +168,15 @@ class SearchResponse(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     PIPELINE_FIELD_NUMBER: _builtins.int
     RECALLED_FIELD_NUMBER: _builtins.int
+    PARTIAL_REASON_FIELD_NUMBER: _builtins.int
     completion: _ranking_pb2.Completion.ValueType
     """Whether the order is what the pipeline gives with no limit."""
     pipeline: _builtins.str
     """The name of the pipeline that was used. Empty for an inline one."""
     recalled: _builtins.int
     """How many documents were recalled and put in order."""
+    partial_reason: _error_reason_pb2.ErrorReason.ValueType
+    """Why the order is partial, as in RerankResponse. Unset where completion is COMPLETE."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchResult]:
         """The best first. None where the collection is empty or the filter lets nothing through; that is not an error."""
@@ -199,13 +203,19 @@ class SearchResponse(_message.Message):
         trace: _ranking_pb2.Trace | None = ...,
         pipeline: _builtins.str = ...,
         recalled: _builtins.int = ...,
+        partial_reason: _error_reason_pb2.ErrorReason.ValueType | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_trace", b"_trace", "ledger", b"ledger", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason", "_trace", b"_trace", "ledger", b"ledger", "partial_reason", b"partial_reason", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_trace", b"_trace", "completion", b"completion", "ledger", b"ledger", "pipeline", b"pipeline", "recalled", b"recalled", "results", b"results", "trace", b"trace", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason", "_trace", b"_trace", "completion", b"completion", "ledger", b"ledger", "partial_reason", b"partial_reason", "pipeline", b"pipeline", "recalled", b"recalled", "results", b"results", "trace", b"trace", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__partial_reason: _TypeAlias = _typing.Literal["partial_reason"]  # noqa: Y015
+    _WhichOneofArgType__partial_reason: _TypeAlias = _typing.Literal["_partial_reason", b"_partial_reason"]  # noqa: Y015
     _WhichOneofReturnType__trace: _TypeAlias = _typing.Literal["trace"]  # noqa: Y015
     _WhichOneofArgType__trace: _TypeAlias = _typing.Literal["_trace", b"_trace"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__partial_reason) -> _WhichOneofReturnType__partial_reason | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__trace) -> _WhichOneofReturnType__trace | None: ...
 
 Global___SearchResponse: _TypeAlias = SearchResponse  # noqa: Y015

@@ -54,6 +54,31 @@ class Exposure:
         )
 
 
+FIGURES_IN_SO_MANY_WORDS = "I know that anyone can read these figures"
+
+
+def check_figures(host: str, port: int, insecure: str, *, accepted: bool = False) -> None:
+    """Refuse to show figures where others could reach them, for whoever reaches their port can read them.
+
+    Args:
+        host: to listen on.
+        port: likewise.
+        insecure: `telemetry.metrics_insecure`.
+        accepted: whether anyone may call the server itself.
+
+    Raises:
+        ConfigInvalid: with the words that would do.
+
+    """
+    if accepted or insecure == FIGURES_IN_SO_MANY_WORDS or loopback_only(host):
+        return
+    raise ConfigInvalid(
+        f"the figures at {host}:{port} could be read from other machines, and they have neither TLS nor keys. Set "
+        "telemetry.metrics_host to 127.0.0.1, or say "
+        f"`telemetry.metrics_insecure = {FIGURES_IN_SO_MANY_WORDS!r}`"
+    )
+
+
 def loopback_only(host: str) -> bool:
     """Return whether every address that a host stands for is this machine's own."""
     try:

@@ -21,6 +21,9 @@ from podium_server.ranking.request import Budget, RankRequest
 # A judge's estimate is from above, but knows of no retry. With this much room for those, and a budget that ends the
 # request beyond it, a quota of tokens or money is not passed.
 _ROOM = 1.25
+# Time of our own processors is estimated of a machine that has nothing else to do; one that is busy takes several times
+# as long (the fault run: 14 clients on two cores), and whoever may pay for that is not to be cut off for it.
+_ROOM_OF_TIME = 16
 # Plans over more candidates are tried in a thread, as the driver does.
 _AT_ONCE_CANDIDATES = 200
 _NOTHING = Usage()
@@ -33,6 +36,8 @@ class Quoted(Protocol):
     def usage(self) -> Usage: ...
     @property
     def usage_max(self) -> Usage | None: ...
+    @property
+    def time_nano_usd(self) -> int: ...
 
 
 @dataclass(slots=True)
@@ -98,6 +103,8 @@ class Metering:
             own = {"tokens": budget.max_tokens, "nano_usd": budget.max_cost_nano_usd}.get(unit)
             spent = before[unit] or 0
             most[unit] = spent + math.ceil(amount * (1.0 if unit == "pairs" else factor))
+            if unit == "nano_usd" and quoted is not None:
+                most[unit] += quoted.time_nano_usd * _ROOM_OF_TIME
             if own is not None:
                 most[unit] = min(most[unit], max(own, spent))
         return most

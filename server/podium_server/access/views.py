@@ -16,10 +16,12 @@ from podium_server.ranking.request import RankRequest, Warned
 if TYPE_CHECKING:
     from podium_server.ranking.pipeline import Pipeline
     from podium_server.ranking.searcher import EncoderOf, Found, Searcher, SearchRequest
+    from podium_server.recall.batches import Acknowledged
     from podium_server.recall.collections import Collections
     from podium_server.recall.document import Document
-    from podium_server.recall.engine import Acknowledged, CollectionStats
-    from podium_server.recall.store import CollectionRow, CollectionSettings
+    from podium_server.recall.engine import CollectionStats
+    from podium_server.recall.settings import CollectionSettings
+    from podium_server.recall.store.rows import CollectionRow
 
 PipelineT = TypeVar("PipelineT")
 

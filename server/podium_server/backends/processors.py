@@ -15,11 +15,11 @@ def usable_processors(*, cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROU
     More threads than that do not compute faster: the kernel stops all of them when the quota of a period is used up.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroups, own_cgroup)
+    quota = quota_of_time(cgroups=cgroups, own_cgroup=own_cgroup)
     return max(1, allowed if quota is None else min(allowed, int(quota + 0.5)))
 
 
-def _quota(cgroups: Path, own_cgroup: Path) -> float | None:
+def quota_of_time(*, cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> float | None:
     """Return the smallest quota, in processors, of this process's cgroup and those above; None where there is none."""
     quotas = []
     for folder in _own_folders(cgroups, own_cgroup):

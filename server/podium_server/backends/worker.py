@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TypeVar
 
 from podium_server.errors import Overloaded
@@ -54,7 +55,8 @@ class Worker:
 
         self.waiting += 1
         try:
-            result = await asyncio.wrap_future(self._pool.submit(timed))
+            # In the caller's context: what is logged there, and told to other servers, belongs to its request.
+            result = await asyncio.wrap_future(self._pool.submit(copy_context().run, timed))
         finally:
             self.waiting -= 1
         return result, begun - asked

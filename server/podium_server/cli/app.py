@@ -75,7 +75,7 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            module = import_module(f"podium_server.cli.{cmd_name.replace('-', '_')}")
+            module = import_module(f"podium_server.cli.commands.{cmd_name.replace('-', '_')}")
             command: click.Command = module.command
             return command
         entry = _elsewhere().get(cmd_name)

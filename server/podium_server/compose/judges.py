@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from podium_server.backends.chat.backend import ChatBackend
     from podium_server.backends.cross_encoders.seat import CrossEncoderSeat
     from podium_server.backends.rerank_api.api import RerankApi
-    from podium_server.judges.chat import ChatJudge
+    from podium_server.judges.chat.judge import ChatJudge
     from podium_server.judges.cross_encoder import CrossEncoderJudge
     from podium_server.judges.encoder import EncoderJudge, EncoderSeat, StoredVectors
     from podium_server.judges.passages import Reading
@@ -183,8 +183,8 @@ def chat_judge(
         NotFound, ConfigInvalid: there is no such prompt, or its file cannot be used.
 
     """
-    from podium_server.judges.chat import ChatJudge
-    from podium_server.judges.chat import ChatSettings as JudgeSettings
+    from podium_server.judges.chat.judge import ChatJudge
+    from podium_server.judges.chat.settings import ChatSettings as JudgeSettings
 
     model = backend.name
     if section.scoring is not None:

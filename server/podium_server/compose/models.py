@@ -159,6 +159,7 @@ class Models:
                 load=encoder_loader(model, section),
                 queries=Worker(f"{model}-queries", waiting_max=waiting_max),
                 documents=Worker(model, waiting_max=waiting_max),
+                priced_by_time=bool(section.prices.compute_usd_per_hour),
             )
         return seat
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from podium_server.judges.verdict_cache import SqliteVerdictCache
     from podium_server.ranking.request import RankRequest
     from podium_server.recall.collections import Collections
-    from podium_server.recall.store import CollectionSettings
+    from podium_server.recall.settings import CollectionSettings
     from podium_server.transport import served
     from podium_server.transport.door import Guard as CallGuard
 
@@ -159,7 +159,7 @@ class Podium:
         self._warm = True
 
     def _settings(self, section: CollectionSection) -> CollectionSettings:
-        from podium_server.recall.store import CollectionSettings
+        from podium_server.recall.settings import CollectionSettings
 
         return CollectionSettings(
             encoder=section.encoder or self.config.server.default_encoder,

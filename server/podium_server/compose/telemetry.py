@@ -7,6 +7,8 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING
 
+from podium_server.access.listening import check_figures
+from podium_server.access.sections import IN_SO_MANY_WORDS
 from podium_server.errors import ConfigInvalid
 from podium_server.limits import Limits
 
@@ -82,12 +84,18 @@ class Telemetry:
         """Open the port, where there is to be one.
 
         Raises:
-            ConfigInvalid: nobody can listen there.
+            ConfigInvalid: nobody can listen there, or ought to (`access.listening`).
 
         """
         section = self._podium.config.telemetry
         if self.registry is None or section.metrics_port is None:
             return
+        check_figures(
+            section.metrics_host,
+            section.metrics_port,
+            section.metrics_insecure,
+            accepted=self._podium.config.server.insecure == IN_SO_MANY_WORDS,
+        )
         from podium_server.compose import readings
         from podium_server.telemetry.exposition import Exposition
 

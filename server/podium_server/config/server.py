@@ -11,6 +11,7 @@ from pydantic import Field
 from podium_server.config.section import Section
 from podium_server.errors import ConfigInvalid
 from podium_server.limits import MIB
+from podium_server.recall.limits import CHUNK_TOKENS_MIN, OVERLAP_TOKENS
 
 
 class CollectionSection(Section):
@@ -19,8 +20,8 @@ class CollectionSection(Section):
     encoder: str | None = None
     """A model's name; unset, the default encoder."""
     token_vectors: bool = False
-    chunk_tokens: int | None = Field(None, ge=16)
-    chunk_overlap_tokens: int = Field(32, ge=0)
+    chunk_tokens: int | None = Field(None, ge=CHUNK_TOKENS_MIN)
+    chunk_overlap_tokens: int = Field(OVERLAP_TOKENS, ge=0)
 
 
 class ServerSection(Section):
@@ -50,6 +51,9 @@ class TelemetrySection(Section):
     metrics_port: int | None = Field(None, ge=0, le=65535)
     """Where Prometheus finds `/metrics`; of several workers, the first one's, and the others' are the next ports."""
     metrics_host: str = "127.0.0.1"
+    metrics_insecure: str = ""
+    """Figures have no TLS and no keys: beyond loopback they are shown only with "I know that anyone can read these
+    figures" here, or with the words of `server.insecure`."""
     tenants: int = Field(50, ge=0, le=1_000)
     """That have figures of their own; later ones share `other`."""
     logs: Literal["lines", "json"] = "lines"

@@ -20,7 +20,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, takewhile
 
 from podium_server.jobs.budget import BudgetSpent
 from podium_server.jobs.lists import BadLine, CandidateList, Line
@@ -85,6 +85,12 @@ class Engine:
     _window: deque[asyncio.Task[Answer]] = field(init=False, default_factory=deque)
     _running: int = field(init=False, default=0)
     _moved: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _ended: int = field(init=False, default=0)
+    _ended_at: dict[asyncio.Task[Answer], int] = field(init=False, default_factory=dict)
+    """Of each task of the window that has ended: as the how manieth."""
+    _answered_last: int = field(init=False, default=0)
+    """The last of them that is of no outage."""
+    _places: int = field(init=False, default=0)
     _next: Line | None = field(init=False, default=None)
     """A line that the gate has not let in yet."""
 
@@ -112,8 +118,8 @@ class Engine:
             await self._rank_file(instant, lines)
             return
         # An outage is known by lists that wait for each other, so that all of them need a place.
-        places = self.concurrency + max(self.concurrency, self.patience)
-        reader = Reader(lines, _INSTANT_PLACES if instant else places, self._moved)
+        self._places = _INSTANT_PLACES if instant else self.concurrency + max(self.concurrency, self.patience)
+        reader = Reader(lines, self._places, self._moved)
         reader.start()
         try:
             await (self._rank_at_once(instant, reader) if instant else self._rank_side_by_side(reader))
@@ -199,34 +205,45 @@ class Engine:
         return ""
 
     async def _answer(self, line: Line) -> Answer:
-        return await self.ranker.rank(line) if isinstance(line, CandidateList) else _invalid(line)
+        answer = await self.ranker.rank(line) if isinstance(line, CandidateList) else _invalid(line)
+        # Here, and not in `_done`, which may be called a turn later than the task is seen to be done.
+        task = asyncio.current_task()
+        assert task is not None
+        self._ended += 1
+        self._ended_at[task] = self._ended
+        if not self._held(answer):
+            self._answered_last = self._ended
+        return answer
 
     def _done(self, task: asyncio.Task[Answer]) -> None:
         self._running -= 1
         self._moved.set()
 
     def _write_finished(self, reader: Reader) -> None:
-        while count := self._writable(reader):
-            for _ in range(count):
-                self._write_head()
-                reader.give_back()
+        while self._writable(reader):
+            self._write_head()
+            reader.give_back()
 
-    def _writable(self, reader: Reader) -> int:
-        """Return how many answers at the head can be written.
+    def _writable(self, reader: Reader) -> bool:
+        """Whether the answer at the head can be written.
 
-        Lists that nobody answered wait for one that somebody did: an outage is a matter of the job, not of its lists.
+        A list that nobody answered waits for somebody to answer after it: an outage is a matter of the job, not of its
+        lists. Who answered before it, though further behind in the input, says nothing of it.
         """
-        failed = 0
-        for task in self._window:
-            if not task.done():
-                return 0
-            answer = task.result()
-            if not self._held(answer):
-                return failed + 1
-            failed += 1
-            if failed >= self.patience:
-                raise Outage(answer, failed)
-        return failed if reader.exhausted and self._next is None else 0
+        if not self._window or not self._window[0].done():
+            return False
+        head = self._window[0]
+        if not self._held(head.result()):
+            return True
+        if self._ended_at[head] < self._answered_last:
+            return True
+        ended = list(takewhile(asyncio.Task.done, self._window))
+        failed = [task for task in ended if self._held(task.result()) and self._ended_at[task] > self._answered_last]
+        if len(failed) >= self.patience:
+            raise Outage(failed[self.patience - 1].result(), self.patience)
+        # Nobody will answer after it: the input has ended, or there is no place for another list.
+        no_more = (reader.exhausted and self._next is None) or len(self._window) >= self._places
+        return no_more and len(ended) == len(self._window)
 
     def _held(self, answer: Answer) -> bool:
         """Whether an answer may be of an outage, and is not written before the outage is over."""
@@ -237,7 +254,7 @@ class Engine:
         answer = self._window[0].result()
         self._check(answer)
         # Out of the window first: what was handed to the writer is not unwritten any more.
-        self._window.popleft()
+        self._ended_at.pop(self._window.popleft(), None)
         self.write(answer)
 
     def _check(self, answer: Answer) -> None:

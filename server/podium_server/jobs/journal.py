@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,15 +75,23 @@ def read(path: Path) -> Commit | None:
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return what differs between two identities, as a sentence's part; empty where nothing does."""
+    """Return what differs between two identities, as a sentence's part; empty where nothing does.
+
+    What lies deep is told by its path: `its models.judge.content was "1f2e" and is "9a0b"`.
+    """
     # As JSON keeps them: a tuple has become a list.
-    now = json.loads(json.dumps(now))
-    names = [*was, *(name for name in now if name not in was)]
-    return "; ".join(
-        f"{name} was {_shown(was.get(name))} and is {_shown(now.get(name))}"
-        for name in names
-        if was.get(name) != now.get(name)
-    )
+    return "; ".join(_differences("", was, json.loads(json.dumps(now))))
+
+
+def _differences(path: str, was: Any, now: Any) -> Iterator[str]:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for name in dict.fromkeys((*was, *now)):
+            yield from _differences(f"{path}.{name}" if path else name, was.get(name), now.get(name))
+    elif isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        for place, (one, other) in enumerate(zip(was, now, strict=True)):
+            yield from _differences(f"{path}[{place}]", one, other)
+    elif was != now:
+        yield f"{path} was {_shown(was)} and is {_shown(now)}"
 
 
 def _shown(value: Any) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 from podium_server.errors import InvalidRequest
 from podium_server.jobs.calibrate import Labels
-from podium_server.jobs.lists import BadLine, CandidateList, parse_line, unpacked
+from podium_server.jobs.json_lines import numbered, where
+from podium_server.jobs.lists import BadLine, CandidateList, parse_line
 
 LABEL = "rel"
 
@@ -33,51 +36,26 @@ def read_lists(
         limit: lists at most.
 
     Raises:
-        InvalidRequest: a line is no list, or has no labels; with its number.
+        OSError: the file cannot be opened.
+        InvalidRequest: a line is no list, or has no labels, or the file breaks off; with the file and the line.
 
     """
-    with path.open("rb") as raw:
-        read = 0
-        for number, line in enumerate(unpacked(raw), 1):
-            if limit is not None and read >= limit:
-                return
-            if line.strip():
-                yield _labelled(line, number, qrels)
-                read += 1
+    for number, line in islice(numbered(path), limit):
+        parsed = parse_line(line, number)
+        if isinstance(parsed, BadLine):
+            raise InvalidRequest(where(path, number), parsed.message)
+        yield LabelledList(parsed, _labels(parsed, line, qrels.get(str(parsed.qid)), where(path, number)))
 
 
-def _labelled(line: bytes, number: int, qrels: Mapping[str, Mapping[str, float]]) -> LabelledList:
-    parsed = parse_line(line, number)
-    if isinstance(parsed, BadLine):
-        raise InvalidRequest(f"line {number}", parsed.message)
-    judged = qrels.get(str(parsed.qid))
+def _labels(given: CandidateList, line: bytes, judged: Mapping[str, float] | None, at: str) -> Labels:
+    qid = str(given.qid)
     if judged is not None:
-        given = tuple(judged.get(str(docid), 0.0) for docid in parsed.docids)
-        return LabelledList(parsed, Labels(str(parsed.qid), given, tuple(judged.values())))
+        return Labels(qid, tuple(judged.get(name, 0.0) for name in given.ids), tuple(judged.values()))
     found = [candidate.get(LABEL) for candidate in json.loads(line)["candidates"]]
     if found and all(label is None for label in found):
-        raise InvalidRequest(f"line {number}", f"no candidate has a label ({LABEL!r}), and no --qrels has the query")
-    wrong = next((label for label in found if not isinstance(label, int | float | None)), None)
-    if wrong is not None:
-        raise InvalidRequest(f"line {number}", f"{LABEL} is {wrong!r}; a number is needed")
+        raise InvalidRequest(at, f"no candidate has a label ({LABEL!r}), and no --qrels has the query")
+    for label in found:
+        if label is not None and (not isinstance(label, int | float) or not isfinite(label)):
+            raise InvalidRequest(at, f"{LABEL} is {label!r}; a number is needed")
     labels = tuple(float(label or 0) for label in found)
-    return LabelledList(parsed, Labels(str(parsed.qid), labels, labels))
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """Read judgments as TREC writes them: `qid 0 docid label` a line.
-
-    Raises:
-        InvalidRequest: a line is no judgment; with its number.
-
-    """
-    judged: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        parts = line.split()
-        try:
-            if parts:
-                qid, _, docid, label = parts
-                judged.setdefault(qid, {})[docid] = float(label)
-        except ValueError:
-            raise InvalidRequest(f"line {number} of {path}", "is no judgment: `qid 0 docid label` is needed") from None
-    return judged
+    return Labels(qid, labels, labels)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import os
@@ -15,14 +14,19 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TypeAlias, cast
 
 from podium_server.errors import FailedPrecondition
+from podium_server.jobs.json_lines import (
+    BROKEN_OFF,
+    LINE_BYTES_MAX,
+    PARQUET_MAGIC,
+    TOO_LONG,
+    bare,
+    begins_with,
+    is_cut,
+    unpacked,
+)
 from podium_server.validate import GivenDocument
 
-GZIP_MAGIC = b"\x1f\x8b"
-PARQUET_MAGIC = b"PAR1"
 STDIN = "-"
-
-# Ten thousand candidates of 6 KB. Beyond it a line is skipped, so that a file without line ends cannot fill the memory.
-LINE_BYTES_MAX = 64 << 20
 
 
 class CandidateList(NamedTuple):
@@ -111,27 +115,24 @@ def opened(path: str, *, limit: int | None = None, parse: Parse | None = None) -
 
     Raises:
         OSError: it cannot be opened.
-        FailedPrecondition: Parquet that comes through a pipe, or without pyarrow, or where lines are written otherwise.
+        FailedPrecondition: Parquet that comes through a pipe, or without pyarrow, or where lines are written otherwise;
+            a file named .parquet that is none.
 
     """
     raw = sys.stdin.buffer if path == STDIN else Path(path).open("rb")  # noqa: SIM115  # read by a thread, to its end
     status = os.fstat(raw.fileno())
     size = status.st_size if stat.S_ISREG(status.st_mode) else None
     buffered = cast(io.BufferedReader, raw)
-    magic = buffered.peek(len(PARQUET_MAGIC))[: len(PARQUET_MAGIC)]
-    if magic == PARQUET_MAGIC:
+    if begins_with(buffered, PARQUET_MAGIC):
         if parse is not None:
             raise FailedPrecondition(f"{path} is Parquet, and JSON lines are needed here")
         from podium_server.jobs.parquet import ParquetSource
 
         return ParquetSource(path, limit=limit)
+    if path.endswith(".parquet"):
+        # Nobody calls JSON lines so; an empty file would be a job of no lists that has succeeded.
+        raise FailedPrecondition(f"{path} cannot be read as Parquet: it does not begin as such a file does (PAR1)")
     return LineSource(unpacked(buffered), cast(BinaryIO, buffered), size, limit, parse)
-
-
-def unpacked(raw: io.BufferedReader) -> BinaryIO:
-    """Return what a file holds, gzip or plain, known by its first bytes; the caller closes `raw`."""
-    packed = raw.peek(len(GZIP_MAGIC))[: len(GZIP_MAGIC)] == GZIP_MAGIC
-    return cast(BinaryIO, gzip.open(raw) if packed else raw)
 
 
 def check_seal(lists: int, found: int, wanted: int, seal: int) -> None:
@@ -193,7 +194,7 @@ class LineSource:
         try:
             while self.lists_read < lists and self._next():
                 pass
-        except (OSError, EOFError, zlib.error):
+        except BROKEN_OFF:
             # A file that breaks off ended with a bad line, which was an item; its seal is that of the line before.
             self.lists_read += 1
             self._over = True
@@ -206,12 +207,11 @@ class LineSource:
         """
         try:
             while not self._over and (self.limit is None or self.lists_read < self.limit) and (raw := self._next()):
-                if len(raw) == LINE_BYTES_MAX and not raw.endswith(b"\n"):
-                    message = f"is longer than {LINE_BYTES_MAX:,} bytes; split the list"
-                    yield BadLine(self._line, message, seal=self._seal)
+                if is_cut(raw):
+                    yield BadLine(self._line, f"{TOO_LONG}; split the list", seal=self._seal)
                 else:
                     yield (self.parse or parse_line)(raw, self._line, self._seal)
-        except (OSError, EOFError, zlib.error) as error:
+        except BROKEN_OFF as error:
             self.lists_read += 1
             yield BadLine(self._line + 1, f"the file cannot be read on: {error}", seal=self._seal)
         self._over = True
@@ -220,10 +220,10 @@ class LineSource:
         """Return the next line that is not empty (of one that is too long, the beginning), sealed; b"" at the end."""
         while raw := self.stream.readline(LINE_BYTES_MAX):
             self._line += 1
-            if raw.isspace():
-                continue
-            if len(raw) == LINE_BYTES_MAX and not raw.endswith(b"\n"):
+            if is_cut(raw):
                 _skip_line(self.stream)
+            elif not (raw := bare(raw, self._line)):
+                continue
             self.lists_read += 1
             self._seal = zlib.crc32(raw, self._seal)
             return raw
@@ -303,6 +303,8 @@ def _parsed(raw: bytes) -> Any:
         raise _Mistake(f"is no JSON at column {error.colno}: {error.msg}") from error
     except RecursionError as error:
         raise _Mistake("is JSON nested too deeply to be read") from error
+    except ValueError as error:
+        raise _Mistake(f"is JSON that cannot be read: {error}") from error  # a number of thousands of digits
 
 
 _decode = json.JSONDecoder().decode
@@ -347,5 +349,7 @@ def _kind(value: Any) -> str:
             return "a string"
         case list():
             return "a list"
-        case _:
+        case dict():
             return "an object"
+        case _:
+            return f"a {type(value).__name__}"  # of Parquet, which has more types than JSON

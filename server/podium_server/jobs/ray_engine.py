@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,10 +26,9 @@ from podium_server.errors import FailedPrecondition, Unavailable
 from podium_server.jobs import ledgers
 from podium_server.jobs.lists import CandidateList
 from podium_server.jobs.ranking import Answer, Failed, Ranked
+from podium_server.jobs.seats import SENT_MAX, Seat, free
 from podium_server.ranking.request import Budget, Warned
 
-SENT_MAX = 6
-REST_S = 1.0
 # Lists are small and are handed on at once; Ray's own default is a third of the memory.
 OBJECT_STORE_BYTES = 256 << 20
 START_S_MAX = 300.0
@@ -75,12 +74,10 @@ class Worker:
 
 
 @dataclass(slots=True)
-class _Seat:
+class _Seat(Seat):
     """One worker, as the driver knows it."""
 
     actor: Any
-    at_work: int = 0
-    rests_until: float = 0.0
 
 
 @dataclass(slots=True)
@@ -110,8 +107,9 @@ class RayRanker:
     worker_gpus: float = 0.0
     memory: Path | None = None
     resent: int = field(init=False, default=0)
-    """Lists that were sent again, because their worker died."""
+    """Lists that were sent again, because their worker died, or its answer was lost with its machine."""
     _seats: list[_Seat] = field(init=False, default_factory=list)
+    _starting: list[asyncio.Task[None]] = field(init=False, default_factory=list)
 
     async def __aenter__(self) -> Self:
         ray = _ray()
@@ -129,7 +127,11 @@ class RayRanker:
         memory = None if self.memory is None else str(self.memory.absolute())
         for _ in range(self.workers or max(1, machines)):
             self._seats.append(_Seat(actor.remote(self.config, self.pipeline, self.budget, memory)))
-        await self._wait_for_one(ray)
+        try:
+            await self._wait_for_one(ray)
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
         return self
 
     def _connect(self, ray: Any) -> None:
@@ -143,55 +145,91 @@ class RayRanker:
             raise Unavailable(f"no Ray cluster can be used at {given or 'this machine'}: {error}") from error
 
     async def _wait_for_one(self, ray: Any) -> None:
-        """Wait until one worker is ready; the others come when they come."""
-        asked = [asyncio.ensure_future(_awaited(seat.actor.ready.remote())) for seat in self._seats]
+        """Wait until one worker is ready; the others get lists when they are.
+
+        What is asked of one that has no place on the cluster yet waits for the place, without an error.
+        """
+        self._starting = [asyncio.create_task(_started(seat, _gone(ray))) for seat in self._seats]
+        waiting: set[asyncio.Task[None]] = set(self._starting)
+        trouble: BaseException | None = None
         try:
-            done, _ = await asyncio.wait(asked, timeout=START_S_MAX, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                raise Unavailable(f"the Ray cluster has started no worker within {START_S_MAX:.0f} s; has it room?")
-            try:
-                done.pop().result()
-            except ray.exceptions.RayActorError as error:
-                raise Unavailable(f"the workers of the Ray cluster do not start: {error}") from error
-        finally:
-            for each in asked:
-                each.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            async with asyncio.timeout(START_S_MAX):
+                while waiting:
+                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    for one in done:
+                        if (trouble := one.exception()) is None:
+                            return
+                        if not isinstance(trouble, _gone(ray)):
+                            raise trouble
+        except TimeoutError:
+            raise Unavailable(
+                f"the Ray cluster has started no worker within {START_S_MAX:.0f} s; has it room?"
+            ) from None
+        raise Unavailable(f"the workers of the Ray cluster do not start: {trouble}") from trouble
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        for task in self._starting:
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
         await asyncio.to_thread(_ray().shutdown)
 
     async def rank(self, given: CandidateList) -> Answer:
         """Return the order of a list, or the error in its place."""
-        ray = _ray()
+        gone = _gone(_ray())
         trouble: Exception | None = None
-        for _ in range(SENT_MAX):
-            seat = await self._free_seat()
+        for sent in range(SENT_MAX):
+            self.resent += sent > 0
+            seat = await free(self._seats)
             seat.at_work += 1
             try:
-                return _answer(given, await _awaited(seat.actor.rank.remote(tuple(given))))
-            except ray.exceptions.RayActorError as error:
+                answer = _answer(given, await _awaited(seat.actor.rank.remote(tuple(given))))
+            except gone as error:
                 trouble = error
-                self.resent += 1
-                seat.rests_until = time.monotonic() + REST_S
+                seat.failed()
+            else:
+                seat.answered()
+                return answer
             finally:
                 seat.at_work -= 1
-        message = f"sent to {SENT_MAX} workers, each of which died: {trouble}"
+        message = f"sent to workers {SENT_MAX} times, and no answer came back: {trouble}"
         return Failed(given.line, given.qid, "UNAVAILABLE", message, seal=given.seal)
-
-    async def _free_seat(self) -> _Seat:
-        """Return the worker with least to do; one that has just died gets a moment to come back."""
-        seat = min(self._seats, key=lambda one: (one.rests_until > time.monotonic(), one.at_work))
-        rest_s = seat.rests_until - time.monotonic()
-        if rest_s > 0:
-            await asyncio.sleep(rest_s)
-        return seat
 
     def unfinished(self) -> Ledger:
         """Return nothing: only a worker knows what it spends on lists that it has not answered."""
         return Ledger()
+
+
+async def _started(seat: _Seat, gone: tuple[type[Exception], ...]) -> None:
+    """Let a worker take lists once it is built. One that dies before is started again by Ray, and tried again by us."""
+    seat.rests_until = inf
+    try:
+        await _awaited(seat.actor.ready.remote())
+    except gone:
+        seat.rests_until = 0.0
+        seat.failed()
+        raise
+    seat.rests_until = 0.0
+
+
+def _gone(ray: Any) -> tuple[type[Exception], ...]:
+    """Return what tells that a worker, its answer or the way to it was lost, and not that its code is wrong.
+
+    An answer of some size stays on the machine that gave it until it is fetched, and is lost with it although the
+    worker had ended with the list. Where the machine of the driver itself has lost the cluster, nobody answers any
+    more, and the job ends as it does in any outage.
+    """
+    errors = ray.exceptions
+    return (
+        errors.RayActorError,
+        errors.ObjectLostError,
+        errors.NodeDiedError,
+        errors.WorkerCrashedError,
+        errors.OutOfMemoryError,
+        errors.LocalRayletDiedError,
+        errors.RaySystemError,
+    )
 
 
 async def _awaited(reference: Any) -> Any:

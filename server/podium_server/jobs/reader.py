@@ -62,12 +62,17 @@ class Reader(threading.Thread):
     def _place_taken(self) -> bool:
         if self._taken - self._given_back >= self._places:
             self._full = True
-            while not self._stopped and self._taken - self._given_back > self._places - self._worth_waking:
+            while not (self._stopped or self._may_go_on()):
                 self._room.wait(_LOOK_S)
                 self._room.clear()
             self._full = False
         self._taken += 1
         return not self._stopped
+
+    def _may_go_on(self) -> bool:
+        # Where the loop waits for a line, one place is worth waking for: nobody else gives any back.
+        free = self._places - (self._taken - self._given_back)
+        return free >= (1 if self._idle else self._worth_waking)
 
     def _wake(self) -> None:
         self._idle = False
@@ -85,7 +90,7 @@ class Reader(threading.Thread):
     def give_back(self) -> None:
         """Give a line's place back: its answer is written."""
         self._given_back += 1
-        if self._full and self._taken - self._given_back <= self._places - self._worth_waking:
+        if self._full and self._may_go_on():
             self._room.set()
 
     async def wait(self) -> None:
@@ -93,6 +98,8 @@ class Reader(threading.Thread):
         self._idle = True
         # A line may have come between the caller's look and our word that we wait. (The end always wakes.)
         if not self._read:
+            if self._full:
+                self._room.set()
             await self._moved.wait()
         self._idle = False
 

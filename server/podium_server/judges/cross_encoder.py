@@ -122,10 +122,10 @@ class CrossEncoderJudge:
             return _NOTHING
         pairs, tokens = self._expected(case, (case.candidates[item].text for item in items))
         usage = Usage(calls=pairs, pairs=pairs, prompt_tokens=tokens)
-        batcher = self.seat.loaded
-        if batcher is not None:
+        tokens_per_s = self.seat.tokens_per_s
+        if tokens_per_s is not None:
             return self.prices.charge(
-                Usage(calls=pairs, pairs=pairs, prompt_tokens=tokens, backend_s=tokens / batcher.tokens_per_s)
+                Usage(calls=pairs, pairs=pairs, prompt_tokens=tokens, backend_s=tokens / tokens_per_s)
             )
         if self.prices.compute_usd_per_hour:
             # How long it takes is measured when the model is loaded; 0 would be no estimate of it.

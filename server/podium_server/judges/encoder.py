@@ -10,16 +10,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from podium_server.accounting.prices import Prices
-from podium_server.accounting.usage import Usage
+from podium_server.accounting.usage import CostBasis, Usage
 from podium_server.backends.encoders.encoder import Encoded, Encoder, deadline_at
 from podium_server.backends.encoders.maxsim import maxsim
+from podium_server.backends.encoders.pace import Pace, measured
 from podium_server.backends.worker import Worker
 from podium_server.errors import DeadlineExceeded, FailedPrecondition
 from podium_server.judges.case import Case, Side, Truncation
@@ -60,6 +61,7 @@ class EncoderSeat:
         load: builds the encoder; it is called once, in the thread, when it is first needed.
         queries: the thread for queries, which never stand behind documents.
         documents: the thread for documents.
+        priced_by_time: its pace is measured when it is loaded, because what it will cost depends on it.
 
     """
 
@@ -67,7 +69,10 @@ class EncoderSeat:
     load: Callable[[], Encoder]
     queries: Worker
     documents: Worker
+    priced_by_time: bool = False
     loaded: Encoder | None = None
+    pace: Pace | None = None
+    """As measured; None before."""
     _loading: threading.Lock = field(default_factory=threading.Lock)
 
     async def encoder(self) -> Encoder:
@@ -80,7 +85,10 @@ class EncoderSeat:
         """Return the encoder, loading it in the calling thread if nobody has yet."""
         with self._loading:
             if self.loaded is None:
-                self.loaded = self.load()
+                loaded = self.load()
+                if self.priced_by_time and self.pace is None:
+                    self.pace = measured(loaded)
+                self.loaded = loaded
             return self.loaded
 
     def unload(self) -> None:
@@ -186,14 +194,21 @@ class EncoderJudge:
         items = {item for question in questions for item in question.items}
         if not items:
             return _NOTHING
-        characters = len(case.query) + sum(len(case.candidates[item].text) for item in items)
+        tokens = _about_tokens(case.query) + sum(_about_tokens(case.candidates[item].text) for item in items)
         slices = -(-len(items) // _SLICE_DOCUMENTS)
         usage = Usage(
             calls=1 + slices,
             pairs=sum(isinstance(question, Grade) for question in questions),
-            prompt_tokens=characters // _CHARACTERS_PER_TOKEN,
+            prompt_tokens=tokens,
         )
-        return self.prices.charge(usage)
+        if not self.prices.compute_usd_per_hour:
+            return self.prices.charge(usage)
+        if self.seat.pace is None:
+            # How long it takes is measured when the model is loaded; 0 would be no estimate of it.
+            return usage + Usage(cost_nano_usd=None, cost_basis=CostBasis.UNKNOWN)
+        # Grades are a pass over vectors for each slice, which takes about as long as one over a word.
+        backend_s = self.seat.pace.seconds(usage.calls + slices, usage.prompt_tokens)
+        return self.prices.charge(replace(usage, backend_s=backend_s))
 
     # --- encoding -----------------------------------------------------------------------------------------------
 
@@ -361,6 +376,12 @@ def _shortened(text: str, encoder: Encoder, truncation: Truncation) -> str:
         return shortened(text, most, truncation.side, token_spans)
     characters = most * _CHARACTERS_PER_TOKEN
     return text[:characters] if truncation.side is Side.END else text[-characters:]
+
+
+def _about_tokens(text: str) -> int:
+    """Return about how many tokens a text has, special ones included; a letter that is not ASCII is one by itself."""
+    tokens = len(text) // _CHARACTERS_PER_TOKEN + _SPECIAL_TOKENS
+    return tokens if text.isascii() else tokens + (len(text.encode("utf-8", "replace")) - len(text)) // 2
 
 
 def _likenesses(seen: _Seen, questions: Sequence[Liken]) -> dict[Question[Any], tuple[float, ...]]:

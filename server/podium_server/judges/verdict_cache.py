@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 from podium_server.errors import StoreError, StoreFull
 
@@ -33,6 +33,16 @@ BUSY_WAIT_S = 5.0
 """For another process that writes the same file."""
 OWN_SHARE_UNSEEN = 16
 """The file is measured again when we have added a sixteenth of its bounds: others add to it, and forget, too."""
+
+
+class VerdictCache(Protocol):
+    """Remembers what a model answered. Neither method waits for a disk's writing."""
+
+    def get(self, key: bytes) -> tuple[Any, str] | None:
+        """Return the answer and its note; None where there is none."""
+
+    def put(self, key: bytes, answer: Any, note: str) -> None:
+        """Remember an answer (numbers, and sequences of them)."""
 
 
 class SqliteVerdictCache:
@@ -62,6 +72,7 @@ class SqliteVerdictCache:
         self._lock = threading.Lock()
         self._closed = False
         self._broken: StoreError | None = None
+        self._full = False
         self._reader = self._open()
         self._rows_added = self._bytes_added = 0
         try:
@@ -189,12 +200,14 @@ class SqliteVerdictCache:
                 try:
                     connection = connection or self._open()
                     self._store(connection, keys)
+                    self._full = False
                 except sqlite3.DatabaseError as error:
                     self.dropped += len(keys)
                     if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                        self._give_up(self._refusal(error))
+                        self._suffer(self._refusal(error))
                 except StoreError as error:
-                    self._give_up(error)
+                    self.dropped += len(keys)
+                    self._suffer(error)
             for key in keys:
                 self._waiting.pop(key, None)
             for event in events:
@@ -202,8 +215,14 @@ class SqliteVerdictCache:
         if connection is not None:
             connection.close()
 
-    def _give_up(self, error: StoreError) -> None:
-        """Keep serving what is in the file, and say once that nothing more goes into it."""
+    def _suffer(self, error: StoreError) -> None:
+        """Keep serving what is in the file, and say once that nothing goes in: until there is room, or for good."""
+        if isinstance(error, StoreFull):
+            self._rows_added = self._rows_max + 1  # what was counted and rolled back: measure
+            if not self._full:
+                self._full = True
+                logger.error("%s; no more verdicts are kept until there is room", error.message)
+            return
         self._broken = error
         logger.error("%s No more verdicts are kept until the next start.", error.message)
 

@@ -15,7 +15,7 @@ from typing import Literal, cast
 from podium_server.backends.chat.backend import ChatBackend
 from podium_server.errors import FailedPrecondition
 from podium_server.judges.case import Candidate, Case
-from podium_server.judges.chat_documents import Documents
+from podium_server.judges.chat.documents import Documents
 from podium_server.labels.examples import Row, Selection, Skipped, text_of
 from podium_server.labels.format import Label
 from podium_server.labels.labeller import salt_of

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from podium_server.errors import InvalidRequest
-from podium_server.jobs.lists import unpacked
+from podium_server.jobs.json_lines import numbered, where
 
 FORMAT = "podium-labels/1"
 FAMILY, _, VERSION = FORMAT.partition("/")
@@ -161,7 +161,7 @@ class Label:
         documents: the candidates, in first-stage order. A place is an index into it.
         order: all places, best first.
         scores: by place; None for a candidate without one, empty where the teacher gives none.
-        score_kind: what the scores are (`ranking.ScoreKind`): `logit`, `probability`, `fused`, …; empty without scores.
+        score_kind: what the scores are (`ScoreKind`): `logit`, `probability`, `fused`, …; empty without scores.
         agreement: over several runs; None where there was one.
         verdicts: on pairs, sorted by place.
         teacher: who said it.
@@ -387,22 +387,20 @@ def read_lines(path: str | Path) -> Iterator[Label | Unlabelled]:
     """Yield what every line of a label file holds, one at a time; plain or gzip, known by its first bytes.
 
     Raises:
-        OSError: the file cannot be read.
-        InvalidRequest: a line is no label, with the file and the line's number.
+        OSError: the file cannot be opened.
+        InvalidRequest: a line is no label, or the file breaks off; with the file and the line's number.
 
     """
-    with Path(path).open("rb") as raw:
-        for number, line in enumerate(unpacked(raw), start=1):
-            if line.strip():
-                yield parsed(line, f"{path}, line {number}")
+    for number, line in numbered(path):
+        yield parsed(line, where(path, number))
 
 
 def read_labels(path: str | Path) -> Iterator[Label]:
     """Yield the labels of a file, one at a time. Lists that the teacher could not label are left out.
 
     Raises:
-        OSError: the file cannot be read.
-        InvalidRequest: a line is no label, with the file and the line's number.
+        OSError: the file cannot be opened.
+        InvalidRequest: a line is no label, or the file breaks off; with the file and the line's number.
 
     """
     return (line for line in read_lines(path) if isinstance(line, Label))

@@ -23,7 +23,7 @@ from podium_server.errors import PodiumError
 from podium_server.jobs.lists import CandidateList
 from podium_server.jobs.ranking import Answer, Failed
 from podium_server.jobs.results import OUT
-from podium_server.judges.chat import VerdictCache
+from podium_server.judges.verdict_cache import VerdictCache
 from podium_server.labels.made import Bill, Bills, Made, MadeResults, made
 from podium_server.labels.query_prompt import QUERIES_MAX, WRITE_QUERIES, Example, QueryPrompt
 from podium_server.limits import Limits

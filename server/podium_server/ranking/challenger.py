@@ -416,6 +416,7 @@ def _drafted(
         provenance=provenance,
         completion=theirs.completion if whole else ours.completion,
         cause=theirs.cause if whole else ours.cause,
+        cause_reason=theirs.cause_reason if whole else ours.cause_reason,
         ledger=_joined_ledgers(ours.ledger, theirs.ledger, challenger),
         warnings=(*ours.warnings, *(warned for warned in theirs.warnings if warned not in ours.warnings)),
         trace=(*ours.trace, *theirs.trace),

@@ -189,6 +189,12 @@ class Estimate:
     usage_max: Usage | None
     time_s: float | None = None
 
+    @property
+    def time_nano_usd(self) -> int:
+        """What is expected to be paid for time of our own processors, which nobody can promise."""
+        bases = (CostBasis.COMPUTE_TIME, CostBasis.MIXED)
+        return sum(voice.usage.cost_nano_usd or 0 for voice in self.voices if voice.usage.cost_basis in bases)
+
 
 def pool_of(case: Case) -> Pool:
     """Return what a plan may know of a case. Scores count where every candidate brings one."""

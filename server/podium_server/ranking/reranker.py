@@ -153,24 +153,33 @@ class Reranker:
         def run(given: RankRequest) -> Coroutine[None, None, Outcome]:
             return self._rank(given, deadline_at, ledger_before, warnings, on_snapshot, on_ledger)
 
+        others: list[Ledger] = []
+
+        async def beside(
+            request: RankRequest, deadline_at: float | None, on_ledger: Callable[[Ledger], None]
+        ) -> Outcome:
+            def opened(ledger: Ledger) -> None:
+                others.append(ledger)
+                on_ledger(ledger)
+
+            # One that is stopped is on the bill of whoever stopped it: the caller's, or the shadow's.
+            return await self._rank(request, deadline_at, None, (), None, opened, lost=False)
+
         try:
             if self.experiments is None or request.caller is None:
                 return await run(request)
             name = "" if request.inline is not None else request.pipeline or self.default_pipeline
-            return await self.experiments.rank(
-                name, request, request.caller, run, self._beside, deadline_at=deadline_at
-            )
+            return await self.experiments.rank(name, request, request.caller, run, beside, deadline_at=deadline_at)
+        except asyncio.CancelledError:
+            # The caller went away from both. A shadow begins only when the answer is gone, and is not among these.
+            for ledger in others:
+                self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
+            raise
         except PodiumError as error:
             # Refused before anybody was asked: the recall before it is on the bill all the same.
             if error.spent is None:
                 error.spent = ledger_before
             raise
-
-    async def _beside(
-        self, request: RankRequest, deadline_at: float | None, on_ledger: Callable[[Ledger], None]
-    ) -> Outcome:
-        """Rank a request beside the one that was admitted, with a ledger of its own (`challenger.RunBeside`)."""
-        return await self._rank(request, deadline_at, None, (), None, on_ledger)
 
     async def _rank(
         self,
@@ -180,7 +189,10 @@ class Reranker:
         warnings: tuple[Warned, ...],
         on_snapshot: Callable[[Snapshot], None] | None,
         on_ledger: Callable[[Ledger], None] | None,
+        *,
+        lost: bool = True,
     ) -> Outcome:
+        """Rank a request; `lost` says whether nobody reads the ledger of one that is cancelled."""
         began = time.monotonic()
         pipeline = self.pipeline(request)
         n = len(request.candidates)
@@ -195,7 +207,13 @@ class Reranker:
         async with AsyncExitStack() as inside:
             for guard in self.guards:
                 await inside.enter_async_context(guard(work))
-            outcome = await self._run(work, pipeline, seats, deadline_at, began, warnings, on_snapshot)
+            try:
+                outcome = await self._run(work, pipeline, seats, deadline_at, began, warnings, on_snapshot)
+            except asyncio.CancelledError:
+                # Nobody is left to read this ledger, and the money is spent all the same.
+                if lost:
+                    self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
+                raise
             work.outcome = outcome
         return outcome
 
@@ -226,10 +244,6 @@ class Reranker:
             order = await drive.run()
         except PodiumError as error:
             error.spent = ledger
-            raise
-        except asyncio.CancelledError:
-            # Nobody is left to read this ledger, and the money is spent all the same.
-            self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
             raise
         finally:
             ledger.wall_s = time.monotonic() - began

@@ -8,16 +8,20 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 from podium_server.errors import Overloaded, PodiumError
+from podium_server.recall.batches import Acknowledged, Batch
 from podium_server.recall.document import Document
 from podium_server.recall.encoding import Encoder, Floats, Quantize
-from podium_server.recall.engine import Acknowledged, Batch, CollectionStats, Engine, TokenVectors, new_stream
+from podium_server.recall.engine import CollectionStats, Engine, new_stream
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import Recalled, RecallQuery
-from podium_server.recall.store import CollectionRow, CollectionSettings
+from podium_server.recall.settings import CollectionSettings
+from podium_server.recall.store.rows import CollectionRow
+from podium_server.recall.token_vectors import TokenVectors
 from podium_server.recall.vectors import VectorSettings
 
 log = logging.getLogger(__name__)
@@ -178,7 +182,8 @@ class Collections:
             )
         self._waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(pool, work)
+            # In the caller's context: an encoder behind an endpoint tells it of the caller's trace.
+            return await asyncio.get_running_loop().run_in_executor(pool, copy_context().run, work)
         finally:
             self._waiting -= 1
 
@@ -264,9 +269,9 @@ async def _batches(
                     yield batch
                     batch, size = [], 0
         finally:
-            if waiting is not None and not waiting.done():
+            if waiting is not None:
                 waiting.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await waiting
+                # Its end is looked at, too: a writer that was cancelled at the same moment has not heard of it.
+                await asyncio.gather(waiting, return_exceptions=True)
     if batch:
         yield batch

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 MIB = 1 << 20
+CHUNK_TOKENS_MIN = 16
+"""Of a passage; a shorter one says nothing."""
+OVERLAP_TOKENS = 32
+"""Of neighbouring passages, where nobody says otherwise; a small encoder takes less."""
 
 
 @dataclass(frozen=True, slots=True)

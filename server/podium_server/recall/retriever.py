@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from podium_server.accounting.usage import Usage
+from podium_server.errors import InvalidRequest
+from podium_server.recall import filters
 from podium_server.recall.document import Json
 from podium_server.recall.encoding import Floats
 from podium_server.recall.filters import Filter
+from podium_server.recall.limits import RecallLimits
 
 VECTOR = "vector"
 BM25 = "bm25"
@@ -44,6 +47,37 @@ class RecallQuery:
     filter: Filter | None = None
     vector: Floats | None = None
     token_vectors: bool = False
+
+
+def weights_of(query: RecallQuery, limits: RecallLimits) -> Mapping[str, float]:
+    """Return the weights of those who are asked, in the order of `RETRIEVERS`.
+
+    Raises:
+        InvalidRequest: the query, k, a weight or the filter is out of bounds.
+
+    """
+    try:
+        size = len(query.text.encode())
+    except UnicodeEncodeError:
+        raise InvalidRequest("query", "has a lone surrogate, which is no text; send valid Unicode") from None
+    if size > limits.query_bytes:
+        raise InvalidRequest("query", f"has {size:,} bytes; the limit is {limits.query_bytes:,}")
+    if not query.text.strip():
+        raise InvalidRequest("query", "is empty; say what is looked for")
+    if not 1 <= query.k <= limits.depth:
+        raise InvalidRequest("recall_depth", f"is {query.k}; 1 to {limits.depth:,} can be asked for")
+    unknown = sorted(set(query.weights) - set(RETRIEVERS))
+    if unknown:
+        raise InvalidRequest(
+            "retriever_weights",
+            f"{', '.join(unknown)}: there is no such retriever (known: {', '.join(RETRIEVERS)})",
+        )
+    weights = {name: query.weights[name] for name in RETRIEVERS if query.weights.get(name, 0.0) != 0.0}
+    if not weights or not all(0 < weight < float("inf") for weight in weights.values()):
+        raise InvalidRequest("retriever_weights", "must be finite, none below 0 and at least one above it")
+    if query.filter is not None:
+        filters.check(query.filter, limits)
+    return weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from podium_server.errors import StoreError
 from podium_server.recall import lexical
 from podium_server.recall.encoding import Floats
-from podium_server.recall.store import CollectionRow, Delta, LoadedRows
+from podium_server.recall.store.rows import CollectionRow, Delta, LoadedRows
 from podium_server.recall.vectors import BuildStopped, IndexFileRefused, Proposals, VectorSettings, products
 
 log = logging.getLogger(__name__)

@@ -71,7 +71,8 @@ class Asked:
     @property
     def said_ignored(self) -> str:
         """What was not read, for a header."""
-        shown = [_NOT_FOR_HEADERS.sub("?", name[:40], 0) for name in self.ignored[:_IGNORED_SHOWN_MAX]]
+        # A key of JSON may be empty, and no value of a header may end in a blank.
+        shown = [_NOT_FOR_HEADERS.sub("?", name[:40], 0) or '""' for name in self.ignored[:_IGNORED_SHOWN_MAX]]
         more = [f"and {len(self.ignored) - len(shown)} more"] if len(self.ignored) > len(shown) else []
         return ", ".join([*shown, *more])
 

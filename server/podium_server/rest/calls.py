@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 TIMEOUT_KEY = "x-podium-timeout-ms"
 TIMEOUT_S_KEY = "request-timeout"
+SUBJECTS_KEY = "podium.subjects"
+"""In the state of a scope: names in the certificate that the other end of the connection has proved to own."""
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -66,6 +68,7 @@ def call(request: Request, method: str, via: str) -> Call:
         metadata=metadata,
         peer=_peer(request),
         via=via,
+        subjects=request.scope.get("state", {}).get(SUBJECTS_KEY, ()),
     )
 
 

@@ -136,7 +136,8 @@ def _header(text: str) -> dict[str, Any]:
 _HEADERS = {
     "x-request-id": _header("The caller's, or made up."),
     "x-podium-pipeline": _header("Who ranked."),
-    "x-podium-completion": _header("complete, or why the order is partial."),
+    "x-podium-completion": _header("complete, or what cut the order short."),
+    "x-podium-partial-reason": _header("Why the order is partial: backend_down, budget_exhausted, …; see ErrorReason."),
     "x-podium-scores": _header("What the scores are made of: the kind of the models' own, or `place`."),
     "x-podium-warnings": _header("Codes of what else to know."),
     "x-podium-ignored": _header("Fields of the body that were not read."),

@@ -19,6 +19,7 @@ from podium_server.rest.asked import Answer, Asked
 from podium_server.rest.calls import Faulted, shown_ledger
 from podium_server.rest.dialects.dialect import Dialect
 from podium_server.rest.faults import Fault
+from podium_server.transport.convert import reasons
 from podium_server.transport.door import REQUEST_ID_KEY, Call
 
 RERANK = "/podium.v1.RerankService/Rerank"
@@ -118,6 +119,7 @@ def said(
     made = {
         "x-podium-pipeline": response.pipeline,
         "x-podium-completion": ranking_pb2.Completion.Name(response.completion).removeprefix("COMPLETION_").lower(),
+        "x-podium-partial-reason": reasons.of_response(response),
         "x-podium-scores": given.said,
         "x-podium-warnings": ", ".join(dict.fromkeys(codes)),
         "x-podium-ignored": asked.said_ignored,

@@ -19,11 +19,13 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from podium_server.access.tls import subjects_of
 from podium_server.config import RestSection
 from podium_server.errors import ConfigInvalid
 from podium_server.rest.answers import Rest
 from podium_server.rest.app import app
 from podium_server.rest.bodies import Bodies
+from podium_server.rest.calls import SUBJECTS_KEY
 from podium_server.transport.ports import shown
 from podium_server.transport.server import Server
 
@@ -139,6 +141,10 @@ def _protocol(section: RestSection) -> type[asyncio.Protocol]:
                 transport.abort()
                 return
             _bound_writing(transport.get_extra_info("socket"))
+            # Where callers show certificates; the handshake is over by now. uvicorn copies it into every scope.
+            shown_by = subjects_of(transport.get_extra_info("peercert"))
+            if shown_by:
+                self.app_state = {**self.app_state, SUBJECTS_KEY: shown_by}
             self._watch_head()
 
         def data_received(self, data: bytes) -> None:
@@ -150,6 +156,16 @@ def _protocol(section: RestSection) -> type[asyncio.Protocol]:
             """Forget the connection."""
             self._forget_timer()
             super().connection_lost(exc)
+
+        def send_400_response(self, msg: str) -> None:
+            """Answer what is no HTTP. A request before it that is still at work is not answered beside it."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+                if self.cycle.response_started:
+                    self.transport.close()
+                    return
+            super().send_400_response(msg)
 
         def timeout_keep_alive_handler(self) -> None:
             """Close an idle connection; at once where its client does not even read the last answer."""

@@ -9,15 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from podium_server.errors import PodiumError
@@ -29,51 +40,68 @@ from podium_server.transport.door import Call
 
 _KINDS = {"server": SpanKind.SERVER, "internal": SpanKind.INTERNAL, "client": SpanKind.CLIENT}
 _PROPAGATOR = TraceContextTextMapPropagator()
+_IDS = RandomIdGenerator()
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_UNSET = Status(StatusCode.UNSET)
 _NANO = 1_000_000_000
 _SEND_S_MAX = 5.0
 """Of one batch, with all that the exporter tries again; what is not sent by then is dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class _OtelSpan:
-    """A span of theirs behind our protocol (`spans.Span`)."""
+class _Recorded:
+    """A span of ours (`spans.Span`), which becomes one of theirs when it ends.
 
-    tracer: Tracer
-    span: Span
-    texts: bool
-    began_ns: int = field(default_factory=time.time_ns)
+    The SDK's own span locks itself and checks every attribute as it is set, which is most of what a call that asks no
+    model would take; ours are checked by mypy.
+    """
+
+    __slots__ = ("attributes", "began_ns", "context", "kind", "name", "parent", "status", "tracing")
+
+    def __init__(
+        self,
+        tracing: Tracing,
+        name: str,
+        kind: SpanKind,
+        context: SpanContext,
+        parent: SpanContext | None,
+        attributes: dict[str, Value],
+    ) -> None:
+        self.tracing = tracing
+        self.name = name
+        self.kind = kind
+        self.context = context
+        self.parent = parent
+        self.attributes = attributes
+        self.status = _UNSET
+        self.began_ns = time.time_ns()
+
+    @property
+    def texts(self) -> bool:
+        return self.tracing.texts
 
     @property
     def headers(self) -> Mapping[str, str]:
         """`traceparent`, and `tracestate` where the caller had one."""
         carrier: dict[str, str] = {}
-        _PROPAGATOR.inject(carrier, set_span_in_context(self.span))
+        _PROPAGATOR.inject(carrier, set_span_in_context(NonRecordingSpan(self.context)))
         return carrier
 
-    def child(self, name: str, kind: Kind, attributes: Mapping[str, Value]) -> _OtelSpan:
-        began_ns = time.time_ns()
-        inner = self.tracer.start_span(
-            name,
-            context=set_span_in_context(self.span),
-            kind=_KINDS[kind],
-            attributes=dict(attributes),
-            start_time=began_ns,
-            record_exception=False,
-        )
-        return _OtelSpan(self.tracer, inner, self.texts, began_ns)
+    def child(self, name: str, kind: Kind, attributes: Mapping[str, Value]) -> _Recorded:
+        mine = self.context
+        context = SpanContext(mine.trace_id, _IDS.generate_span_id(), False, mine.trace_flags, mine.trace_state)
+        return _Recorded(self.tracing, name, _KINDS[kind], context, mine, dict(attributes))
 
     def note(self, attributes: Mapping[str, Value]) -> None:
-        self.span.set_attributes(dict(attributes))
+        self.attributes.update(attributes)
 
     def failed(self, error: BaseException) -> None:
         # The text of a stranger's error may hold anything; ours hold what the caller is told.
         said = error.message if isinstance(error, PodiumError) else type(error).__name__
-        name = error.reason if isinstance(error, PodiumError) else type(error).__name__
-        self.span.set_attribute("error.type", name)
-        self.span.set_status(Status(StatusCode.ERROR, said))
+        self.attributes["error.type"] = error.reason if isinstance(error, PodiumError) else type(error).__name__
+        self.status = Status(StatusCode.ERROR, said)
 
     def end(self, *, after_s: float | None = None) -> None:
-        self.span.end(None if after_s is None else self.began_ns + round(after_s * _NANO))
+        self.tracing.take(self, time.time_ns() if after_s is None else self.began_ns + round(after_s * _NANO))
 
 
 class Tracing:
@@ -90,20 +118,16 @@ class Tracing:
     def __init__(
         self, endpoint: str = "", *, sample: float = 1.0, texts: bool = False, exporter: SpanExporter | None = None
     ) -> None:
-        self.provider = TracerProvider(
-            sampler=ParentBased(TraceIdRatioBased(sample)),
-            resource=Resource.create({"service.name": "podium", "service.version": version("podium")}),
-            shutdown_on_exit=False,
-        )
         if exporter is None:
             exporter = OTLPSpanExporter(
                 endpoint=endpoint, insecure=not endpoint.startswith("https://"), timeout=_SEND_S_MAX
             )
+        self.texts = texts
+        self._sampler = ParentBased(TraceIdRatioBased(sample))
+        self._resource = Resource.create({"service.name": "podium", "service.version": version("podium")})
+        self._scope = InstrumentationScope("podium")
         # Its queue is bounded; what is too much is dropped, and said in our log.
         self._processor = BatchSpanProcessor(exporter)
-        self.provider.add_span_processor(self._processor)
-        self.tracer = self.provider.get_tracer("podium")
-        self.texts = texts
 
     def call(self, call: Call) -> _CallSpan:
         """Stand around a call (a `transport.door.Guard`)."""
@@ -113,9 +137,46 @@ class Tracing:
         """Stand around a request (a `ranking.guard.Guard`)."""
         return _WorkSpan(work)
 
+    def begin(self, name: str, carrier: Mapping[str, str], attributes: dict[str, Value]) -> _Recorded | None:
+        """Begin the span of a call; None where it is not sampled.
+
+        Args:
+            name: of the call.
+            carrier: the caller's `traceparent` and `tracestate`.
+            attributes: known beforehand.
+
+        """
+        outside = _PROPAGATOR.extract(carrier) if carrier else None
+        parent = get_current_span(outside).get_span_context() if outside is not None else None
+        if parent is not None and not parent.is_valid:
+            parent = None
+        trace_id = _IDS.generate_trace_id() if parent is None else parent.trace_id
+        sampled = self._sampler.should_sample(outside, trace_id, name, SpanKind.SERVER, attributes)
+        if sampled.decision is not Decision.RECORD_AND_SAMPLE:
+            return None
+        context = SpanContext(trace_id, _IDS.generate_span_id(), False, _SAMPLED, sampled.trace_state)
+        return _Recorded(self, name, SpanKind.SERVER, context, parent, attributes)
+
+    def take(self, span: _Recorded, ended_ns: int) -> None:
+        """Have a span sent that has ended."""
+        self._processor.on_end(
+            ReadableSpan(
+                span.name,
+                span.context,
+                span.parent,
+                self._resource,
+                span.attributes,
+                kind=span.kind,
+                status=span.status,
+                start_time=span.began_ns,
+                end_time=ended_ns,
+                instrumentation_scope=self._scope,
+            )
+        )
+
     def close(self) -> None:
         """Send what is left, for as long as a batch may take."""
-        self.provider.shutdown()
+        self._processor.shutdown()  # type: ignore[no-untyped-call]
 
 
 class _CallSpan:
@@ -124,28 +185,27 @@ class _CallSpan:
     def __init__(self, tracing: Tracing, call: Call) -> None:
         self.tracing = tracing
         self.call = call
-        self.span: _OtelSpan | None = None
+        self.span: _Recorded | None = None
 
     async def __aenter__(self) -> None:
-        call, tracing = self.call, self.tracing
-        carrier = {"traceparent": call.traceparent, "tracestate": call.metadata.get("tracestate", "")}
+        call = self.call
+        carrier = {}
+        if call.traceparent:
+            carrier = {"traceparent": call.traceparent, "tracestate": call.metadata.get("tracestate", "")}
         method = call.method.removeprefix("/")
-        span = tracing.tracer.start_span(
+        self.span = self.tracing.begin(
             method,
-            context=_PROPAGATOR.extract(carrier) if call.traceparent else None,
-            kind=SpanKind.SERVER,
-            attributes={
+            carrier,
+            {
                 "rpc.system.name": "grpc" if call.via == "grpc" else "http",
                 "rpc.method": method,
                 "podium.via": call.via,
                 "podium.request_id": call.request_id,
             },
-            record_exception=False,
         )
-        if span.is_recording():
-            self.span = _OtelSpan(tracing.tracer, span, tracing.texts)
+        if self.span is not None:
             spans.current.set(self.span)
-        elif call.traceparent:
+        elif carrier:
             # The caller has decided that this is not to be seen; the backends are told so, too.
             spans.current.set(_Unseen(_forwarded(carrier)))
 

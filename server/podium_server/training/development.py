@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from podium_server.errors import ConfigInvalid
+from podium_server.errors import ConfigInvalid, InvalidRequest
+from podium_server.jobs.ndcg import ndcg
+from podium_server.jobs.qrels import read_qrels
 from podium_server.training.examples import Document, Example, folded, objects
-from podium_server.training.measures import ndcg, order
+from podium_server.training.measures import order
 from podium_server.training.recipe import Development
 
 CANDIDATES = 100
 """Of a collection's query, by BM25."""
+
+RANKS = 10
+"""nDCG@10 is what is measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,11 @@ class Measured:
 
     def values(self, scores: Sequence[Sequence[float]]) -> dict[str, float]:
         """Return nDCG@10 of each query that has anything relevant, of its documents in the order of `scores`."""
-        values = {}
-        for judged, own in zip(self.lists, scores, strict=True):
-            value = ndcg([judged.gains[i] for i in order(own)], judged.ideal)
-            if value is not None:
-                values[judged.key] = value
-        return values
+        return {
+            judged.key: ndcg([judged.gains[i] for i in order(own)], judged.ideal, RANKS)
+            for judged, own in zip(self.lists, scores, strict=True)
+            if any(gain > 0 for gain in judged.ideal)
+        }
 
     def as_given(self) -> dict[str, float]:
         """Return nDCG@10 of the lists as they came."""
@@ -171,30 +175,19 @@ def _judged(key: str, query: str, texts: Sequence[str], gains: Sequence[float], 
     return Judged(key, query, tuple(texts), tuple(gains), tuple(ideal))
 
 
-def read_qrels(path: Path) -> dict[str, dict[str, float]]:
-    """Read TREC judgments: query, anything, document, grade; a grade below 0 counts 0.
+def judgments(path: Path) -> dict[str, dict[str, float]]:
+    """Read judgments (`jobs.qrels`).
 
     Raises:
-        ConfigInvalid: with the line that is none.
+        ConfigInvalid: the file cannot be read, or a line is none.
 
     """
-    judgments: dict[str, dict[str, float]] = defaultdict(dict)
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_qrels(path)
+    except OSError as error:
         raise ConfigInvalid(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, 1):
-        parts = line.split()
-        if not parts:
-            continue
-        try:
-            query, _, document, grade = parts
-            judgments[query][document] = max(0.0, float(grade))
-        except ValueError:
-            raise ConfigInvalid(
-                f"{path}, line {number}: a judgment is: query, 0, document, grade; not {line!r}"
-            ) from None
-    return judgments
+    except InvalidRequest as error:
+        raise ConfigInvalid(error.message) from error
 
 
 def of_collection(
@@ -211,7 +204,7 @@ def of_collection(
 
     corpus = {_id(row): _passage(row) for row in _rows(_one(folder, "corpus*.jsonl*"))}
     queries = {_id(row): str(row.get("query", row.get("text", ""))) for row in _rows(_one(folder, "queries*.jsonl*"))}
-    qrels = read_qrels(_one(folder, "qrels*"))
+    qrels = judgments(_one(folder, "qrels*"))
     asked = sorted(qid for qid in queries if any(grade > 0 for grade in qrels.get(qid, {}).values()))
     if not corpus or not asked:
         raise ConfigInvalid(f"{folder}: no query has a relevant document")

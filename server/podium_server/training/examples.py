@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
-from podium_server.errors import ConfigInvalid
-from podium_server.jobs.lists import unpacked
+from podium_server.errors import ConfigInvalid, InvalidRequest
+from podium_server.jobs.json_lines import numbered, where
 
-LINE_BYTES_MAX = 64 << 20
 ROWS_MAX = 2_000_000
 """Examples are held in memory; a list of 20 passages takes 20 KB or so."""
 
@@ -80,7 +78,7 @@ class _Mistake(Exception):
 
 
 def read(
-    paths: Iterable[Path], kind: str = "auto", *, sources: Sequence[str] = (), min_agreement: float = 0.0
+    paths: Iterable[Path], kind: str = "auto", *, sources: Sequence[str] = (), min_agreement: float = -1.0
 ) -> Reading:
     """Read files of one kind.
 
@@ -88,7 +86,8 @@ def read(
         paths: of JSONL, plain or gzipped.
         kind: `pairs`, `lists`, `teacher`, `labels`; `auto` goes by the keys of each row.
         sources: only rows whose `source` begins with one of them; empty, all.
-        min_agreement: leave out labelled lists on which the teacher agrees less with itself.
+        min_agreement: leave out lists on which the teacher agrees less with itself, and those of which nobody knows;
+            -1 takes all.
 
     Raises:
         ConfigInvalid: a file cannot be read, or holds too many rows.
@@ -97,33 +96,26 @@ def read(
     reading = Reading()
     for path in paths:
         for number, raw in _lines(path):
-            where = f"{path}, line {number}"
             try:
                 row = _parsed(raw)
                 if sources and not str(row.get("source", "")).startswith(tuple(sources)):
                     continue
-                agreement = _agreement(row)
-                if agreement is not None and agreement < min_agreement:
-                    raise _Mistake(f"agreement below {min_agreement}")
+                _check_agreement(row, min_agreement)
                 reading.examples.append(READERS[_kind(row) if kind == "auto" else kind](row))
             except _Mistake as mistake:
-                reading.leave_out(str(mistake), where)
+                reading.leave_out(str(mistake), where(path, number))
             if len(reading.examples) > ROWS_MAX:
                 raise ConfigInvalid(f"{path}: more than {ROWS_MAX:,} rows; split the data, or set sources")
     return reading
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
     try:
-        with path.open("rb") as file:
-            stream = unpacked(file)
-            while raw := stream.readline(LINE_BYTES_MAX):
-                number += 1
-                if raw.strip():
-                    yield number, raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigInvalid(f"{path}: cannot be read beyond line {number}: {error}") from error
+        yield from numbered(path)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: cannot be read: {error}") from error
+    except InvalidRequest as error:
+        raise ConfigInvalid(error.message) from error
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -137,7 +129,7 @@ def objects(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield _parsed(raw)
         except _Mistake as mistake:
-            raise ConfigInvalid(f"{path}, line {number}: {mistake}") from mistake
+            raise ConfigInvalid(f"{where(path, number)}: {mistake}") from mistake
 
 
 def _parsed(raw: bytes) -> dict[str, Any]:
@@ -196,11 +188,14 @@ def _labelled_list(row: dict[str, Any]) -> Example:
     return _example(row, ranked)
 
 
-def _agreement(row: dict[str, Any]) -> float | None:
-    """Return how far the teacher agrees with itself on a list (Kendall's tau, -1 to 1); None where nobody asked."""
+def _check_agreement(row: dict[str, Any], least: float) -> None:
+    """Refuse a list on which the teacher agrees less with itself (Kendall's tau, -1 to 1), or nobody knows how far."""
     said = row.get("agreement")
     tau = said.get("kendall_tau") if isinstance(said, dict) else said
-    return None if tau is None else _number(tau, "agreement")
+    if tau is None and least > -1:
+        raise _Mistake("no agreement (podium label --shuffles), and min_agreement is set")
+    if tau is not None and _number(tau, "agreement") < least:
+        raise _Mistake(f"agreement below {least}")
 
 
 READERS: dict[str, Callable[[dict[str, Any]], Example]] = {

@@ -15,10 +15,10 @@ from podium_server.training.development import (
     Measured,
     distinct,
     drawn,
+    judgments,
     of_collection,
     of_lists,
     of_pairs,
-    read_qrels,
 )
 from podium_server.training.draws import Stream
 from podium_server.training.examples import Example, Reading, read
@@ -32,8 +32,8 @@ from podium_server.training.recipe import (
     Fusing,
     Negatives,
     Recipe,
-    found,
 )
+from podium_server.training.recipe_file import found
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Gathering:
             # Cut as the mined ones are: a long positive would else be there twice, whole and cut.
             known = [cut(pair, entry.negatives.characters) for pair in reading.examples]
             return of_pairs([pair for pair in mined.examples if pair.others], known, seed)
-        qrels = read_qrels(found(entry.qrels, self.folders)[0]) if entry.qrels else None
+        qrels = judgments(found(entry.qrels, self.folders)[0]) if entry.qrels else None
         return of_lists(drawn(reading.examples, entry, seed), entry, qrels)
 
     def _folder(self, path: str) -> Path:
@@ -145,6 +145,11 @@ class Gathering:
         usual = PAIRS_PER_STEP if IN_BATCH in (entry.losses or {default_loss: 1.0}) else LISTS_PER_STEP
         queries = usual if entry.queries is None else entry.queries
         entry = entry.model_copy(update={"name": name, "loss": entry.loss or default_loss, "queries": queries})
+        if IN_BATCH in entry.losses and entry.target is not None:
+            raise ConfigInvalid(
+                f"data {name!r}: target is what a list's scores should be like, and the loss {IN_BATCH!r} knows right "
+                "and wrong alone; name another loss (kl), or leave target out"
+            )
         if pairs:
             entry, examples = self._with_negatives(entry, name, examples, reading, remarks)
         elif IN_BATCH in entry.losses:

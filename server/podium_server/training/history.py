@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,6 +37,15 @@ class History:
             if line.get("step", 0) <= until:
                 lines.append(line)
         return cls(lines)
+
+    def write(self, file: Path) -> None:
+        """Replace the log: whoever is killed in the middle finds the one before, which a resumed run needs."""
+        part = file.with_name(f"{file.name}.part")
+        with part.open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(line) + "\n" for line in self.lines)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
 
     def measured(self) -> dict[str, list[tuple[float, float]]]:
         """Return of each set (step, nDCG@10)."""

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from podium_server.errors import FailedPrecondition
 from podium_server.training.measures import Comparison
-from podium_server.training.recipe import Fusing, load
+from podium_server.training.recipe import Fusing
+from podium_server.training.recipe_file import load
 
 _NEEDED = ("torch", "transformers", "safetensors")
 

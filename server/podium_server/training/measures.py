@@ -1,4 +1,4 @@
-"""nDCG as trec_eval has it, and a paired test of two sets of queries' values."""
+"""The order that scores make, and a paired test of two sets of queries' values."""
 
 from __future__ import annotations
 
@@ -7,22 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from podium_server.jobs.ndcg import dcg
-
 _PERMUTATIONS = 10_000
-
-
-def ndcg(gains: Sequence[float], ideal: Sequence[float], k: int = 10) -> float | None:
-    """Return nDCG@k with linear gain (trec_eval's); None where nothing is relevant.
-
-    Args:
-        gains: of the documents, in the order that is measured.
-        ideal: the gains of everything that is judged, in any order.
-        k: how many places count.
-
-    """
-    best = dcg(sorted(ideal, reverse=True), k)
-    return dcg(gains, k) / best if best > 0 else None
 
 
 def order(scores: Sequence[float]) -> list[int]:

@@ -1,18 +1,12 @@
-"""The recipe of a training: one TOML, read once, refused with the offending key and the known ones."""
+"""The recipe of a training: what may stand in it, and what must agree. `recipe_file` reads it."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tomllib
-from collections.abc import Mapping
 from difflib import get_close_matches
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from podium_server.errors import ConfigInvalid
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Kind: TypeAlias = Literal["late-interaction", "bi-encoder", "cross-encoder"]
 Format: TypeAlias = Literal["auto", "pairs", "lists", "teacher", "labels", "collection"]
@@ -30,11 +24,15 @@ LISTS_PER_STEP, PAIRS_PER_STEP = 4, 16
 
 FIRST_STAGE = "first-stage"
 
-DATA_VARIABLE = "PODIUM_DATA"
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _File(_Section):
+    def fingerprint(self) -> str:
+        """Return a hash of all that was said, defaults included."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
 
 class Student(_Section):
@@ -146,7 +144,7 @@ class _Source(_Section):
     """Only rows whose `source` begins so."""
     min_agreement: float = Field(-1.0, ge=-1, le=1)
     """Of lists that `podium label` wrote: leave out those on which the teacher agrees less with itself (Kendall's tau
-    over its runs)."""
+    over its runs), and those that say nothing of it, as pairs and lists of other origin. -1: take all."""
     licence: str = ""
     """For the model card."""
 
@@ -290,7 +288,7 @@ class Training(_Section):
     """What decides which is best. Unset: the student's first."""
 
 
-class Recipe(_Section):
+class Recipe(_File):
     """A whole recipe file."""
 
     student: Student = Student()
@@ -341,10 +339,6 @@ class Recipe(_Section):
         """What decides which measurement is the best."""
         return self.training.voice or self.student.voices[0]
 
-    def fingerprint(self) -> str:
-        """Return a hash of all that was said, defaults included."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
 
 class Signal(_Section):
     """`[[signal]]`: a voice of a fusion."""
@@ -366,7 +360,7 @@ class Signal(_Section):
         return weights
 
 
-class Fusing(_Section):
+class Fusing(_File):
     """A recipe that trains nothing: the weights of a fusion, fitted on development lists."""
 
     signal: tuple[Signal, ...]
@@ -381,104 +375,6 @@ class Fusing(_Section):
             raise ValueError("[[signal]]: two or more are needed, each with its own name")
         if all(entry.after for entry in self.development):
             raise ValueError("[[development]] is needed, lists that decide: one without after = true")
+        if not any(weight for signal in self.signal for weight in signal.weights):
+            raise ValueError("[[signal]]: all weights are 0; a fusion needs one that is not")
         return self
-
-    def fingerprint(self) -> str:
-        """Return a hash of all that was said, defaults included."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
-
-
-def load(path: Path, *, steps: int | None = None) -> Recipe | Fusing:
-    """Read a recipe.
-
-    Args:
-        path: of the TOML file.
-        steps: in place of the recipe's own, to try it.
-
-    Raises:
-        ConfigInvalid: with the file, the key, and what could stand there instead.
-
-    """
-    try:
-        given = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigInvalid(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"{path}: cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigInvalid(f"{path}: is no valid TOML: {error}") from error
-    if steps is not None:
-        given = {**given, "training": {**given.get("training", {}), "steps": steps}}
-    return parse(given, where=str(path))
-
-
-def parse(given: Mapping[str, Any], *, where: str) -> Recipe | Fusing:
-    """Validate a recipe that was read from `where`; one with a `[[signal]]` is a fusion's.
-
-    Raises:
-        ConfigInvalid: one line a mistake.
-
-    """
-    kind: type[Recipe] | type[Fusing] = Fusing if "signal" in given else Recipe
-    try:
-        return kind.model_validate(given)
-    except ValidationError as error:
-        raise ConfigInvalid("\n".join(f"{where}: {line}" for line in _mistakes(error, kind))) from error
-
-
-def data_folders(recipe: Path, given: Path | None) -> tuple[Path, ...]:
-    """Return where relative paths of a recipe are looked for, in this order."""
-    named = given or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
-    return tuple(folder for folder in (recipe.resolve().parent, named) if folder is not None)
-
-
-def found(pattern: str, folders: tuple[Path, ...]) -> list[Path]:
-    """Return the files that a path of a recipe means.
-
-    Raises:
-        ConfigInvalid: there are none.
-
-    """
-    if Path(pattern).is_absolute():
-        folders = (Path("/"),)
-        pattern = pattern.lstrip("/")
-    for folder in folders:
-        files = sorted(folder.glob(pattern))
-        if files:
-            return files
-    looked = " nor ".join(map(str, folders))
-    raise ConfigInvalid(f"there is no file {pattern!r} in {looked}; --data or ${DATA_VARIABLE} names the data's folder")
-
-
-def _mistakes(error: ValidationError, kind: type[BaseModel]) -> list[str]:
-    lines = []
-    for mistake in error.errors(include_url=False):
-        key = ".".join(map(str, mistake["loc"]))
-        match mistake["type"]:
-            case "extra_forbidden":
-                known = _known_keys(mistake["loc"][:-1], kind)
-                near = get_close_matches(str(mistake["loc"][-1]), known, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                lines.append(f"{key}: no such key{hint} (known: {', '.join(known)})")
-            case "missing":
-                lines.append(f"{key}: is needed and missing")
-            case _:
-                said = mistake["msg"].removeprefix("Value error, ")
-                shown = repr(mistake["input"])
-                simple = not isinstance(mistake["input"], dict) and len(shown) <= 80
-                lines.append(f"{key}: {said}; it is {shown}" if key and simple else f"{key}: {said}" if key else said)
-    return lines
-
-
-def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation)
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel]:
-    for part in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return BaseModel

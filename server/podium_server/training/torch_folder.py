@@ -77,41 +77,15 @@ def _write_modules(student: Encoding, folder: Path) -> None:
     settings = student.student
     _write_lengths(folder, settings.max_tokens)
     late = settings.kind == "late-interaction"
-    base = "sentence_transformers.base.modules"
-    modules = [("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling")]
+    pooling = {"cls_token": False, "mean_tokens": True, "max_tokens": False, "mean_sqrt_len_tokens": False}
     width = int(student.body.config.hidden_size)
     _json(
         folder / "1_Pooling" / "config.json",
-        {
-            "word_embedding_dimension": width,
-            "pooling_mode_cls_token": False,
-            "pooling_mode_mean_tokens": True,
-            "pooling_mode_max_tokens": False,
-            "pooling_mode_mean_sqrt_len_tokens": False,
-        },
+        {"word_embedding_dimension": width, **{f"pooling_mode_{name}": value for name, value in pooling.items()}},
     )
+    modules = [("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling")]
     if late:
-        if student.projection is not None:
-            _json(
-                folder / DENSE_FOLDER / "config.json",
-                {
-                    "in_features": width,
-                    "out_features": student.projection.weight.shape[0],
-                    "bias": False,
-                    "activation_function": "torch.nn.modules.linear.Identity",
-                    "module_input_name": "token_embeddings",
-                    "module_output_name": "token_embeddings",
-                },
-            )
-            save_file({"linear.weight": _plain(student.projection.weight)}, folder / DENSE_FOLDER / "model.safetensors")
-            modules.append((DENSE_FOLDER, f"{base}.dense.Dense"))
-        _json(folder / "2_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
-        modules.append(("2_Normalize", f"{base}.normalize.Normalize"))
-        special = [student.tokens.tokenizer.id_to_token(i) for i in (student.tokens.first, student.tokens.last)]
-        mask = {"skiplist_words": special, "skiplist_tasks": ["query", "document"], "keep_only_token_ids": None}
-        _json(folder / "3_MultiVectorMask" / "config.json", mask)
-        where = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
-        modules.append(("3_MultiVectorMask", where))
+        modules += _write_token_modules(student, folder, width)
     else:
         modules.append(("2_Normalize", "sentence_transformers.models.Normalize"))
         (folder / "2_Normalize").mkdir(exist_ok=True)
@@ -126,6 +100,33 @@ def _write_modules(student: Encoding, folder: Path) -> None:
             "similarity_fn_name": "meanmaxsim" if late else "cosine",
         },
     )
+
+
+def _write_token_modules(student: Encoding, folder: Path, width: int) -> list[tuple[str, str]]:
+    """Write what becomes of token vectors: projected, of unit length, without special tokens; return the modules."""
+    base = "sentence_transformers.base.modules"
+    of_tokens = {"module_input_name": "token_embeddings"}
+    modules = []
+    if student.projection is not None:
+        _json(
+            folder / DENSE_FOLDER / "config.json",
+            {
+                "in_features": width,
+                "out_features": student.projection.weight.shape[0],
+                "bias": False,
+                "activation_function": "torch.nn.modules.linear.Identity",
+                **of_tokens,
+                "module_output_name": "token_embeddings",
+            },
+        )
+        save_file({"linear.weight": _plain(student.projection.weight)}, folder / DENSE_FOLDER / "model.safetensors")
+        modules.append((DENSE_FOLDER, f"{base}.dense.Dense"))
+    _json(folder / "2_Normalize" / "config.json", of_tokens)
+    special = [student.tokens.tokenizer.id_to_token(i) for i in (student.tokens.first, student.tokens.last)]
+    mask = {"skiplist_words": special, "skiplist_tasks": ["query", "document"], "keep_only_token_ids": None}
+    _json(folder / "3_MultiVectorMask" / "config.json", mask)
+    where = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
+    return [*modules, ("2_Normalize", f"{base}.normalize.Normalize"), ("3_MultiVectorMask", where)]
 
 
 def _json(file: Path, value: Any) -> None:

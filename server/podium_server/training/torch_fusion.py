@@ -14,7 +14,8 @@ from podium_server.training.development import Measured, mean
 from podium_server.training.gathering import Gathering
 from podium_server.training.job import Order, Result, Watcher
 from podium_server.training.measures import compared
-from podium_server.training.recipe import FIRST_STAGE, Fusing, Recipe, Signal, Voice, data_folders
+from podium_server.training.recipe import FIRST_STAGE, Fusing, Recipe, Signal, Voice
+from podium_server.training.recipe_file import data_folders
 from podium_server.training.torch_bodies import located
 from podium_server.training.torch_loop import Loop
 from podium_server.training.torch_students import load_student

@@ -26,11 +26,12 @@ from podium_server.training.gathering import Gathered, Gathering
 from podium_server.training.history import History, Values
 from podium_server.training.job import Order, Result, Watcher
 from podium_server.training.measures import compared
-from podium_server.training.recipe import Recipe, Voice, data_folders
+from podium_server.training.recipe import IN_BATCH, Recipe, Voice
+from podium_server.training.recipe_file import data_folders
 from podium_server.training.torch_bodies import STUDENT_FILE, located
 from podium_server.training.torch_folder import write
 from podium_server.training.torch_loop import CHECKPOINTS_KEPT, Loop
-from podium_server.training.torch_students import Classifying, Encoding, JointMaxSim, build, load_student
+from podium_server.training.torch_students import Classifying, Encoding, JointMaxSim, TorchStudent, build, load_student
 
 WORK = "training"
 LOG_FILE = "training.jsonl"
@@ -115,6 +116,7 @@ class Job:
             if voice is not None and voice not in teacher.student.voices:
                 known = ", ".join(teacher.student.voices)
                 raise ConfigInvalid(f"teacher.voice is {voice!r}; {named!r} has none such (it has: {known})")
+            _check_anchor(training.anchor, gathered, teacher, named)
             teacher.to(device).requires_grad_(False)
         loop = Loop(self.recipe, student, gathered.streams, teacher, {})
         loop.start = loop.weights()
@@ -137,10 +139,8 @@ class Job:
             values = self._deciding(history.before, gathered.sets)
             history.lines.append({"step": 0, "measured": values})
             self.watcher.measured(0, values, best=False)
-        self._log = (self.work / LOG_FILE).open("w", encoding="utf-8")
-        for line in history.lines:
-            self._log.write(json.dumps(line) + "\n")
-        self._log.flush()
+        history.write(self.work / LOG_FILE)
+        self._log = (self.work / LOG_FILE).open("a", encoding="utf-8")
         return history
 
     def _baseline(self, loop: Loop, gathered: Gathered) -> Values:
@@ -296,6 +296,24 @@ class Job:
             "speed, torch": f"{rate:.0f} documents/s when measured, {self.recipe.student.max_tokens} tokens at most",
             "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, {loop.student.device}",
         }
+
+
+def _check_anchor(anchor: float, gathered: Gathered, teacher: TorchStudent, named: str) -> None:
+    """Refuse an anchor that some entries would not feel.
+
+    Raises:
+        ConfigInvalid: with the entry.
+
+    """
+    if not anchor or teacher.student.kind != "cross-encoder":
+        return
+    for stream in gathered.streams:
+        if IN_BATCH in stream.data.losses:
+            raise ConfigInvalid(
+                f"data {stream.data.name!r}: training.anchor is {anchor:g}, and the teacher {named!r} reads a query "
+                f"with one passage at a time, so that it says nothing of a batch (loss {IN_BATCH!r}); name another "
+                "loss (kl), another teacher, or set anchor = 0"
+            )
 
 
 def _reads(folder: Path) -> bool:

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import grpc
-
 from podium.admin.v1 import admin_service_pb2 as wire
 from podium_server.errors import ConfigInvalid, InvalidRequest
-from podium_server.transport import calls
+from podium_server.transport import calls, sturdy
 from podium_server.transport.door import Call, Door
 from podium_server.transport.ports import check_free, shown
 
@@ -96,10 +94,10 @@ async def administered(administration: Administration, host: str, port: int | No
         yield ""
         return
     check_free(host, port)
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = sturdy.Server([("grpc.so_reuseport", 0)])
     door = Door()
     methods = door.offer(ADMIN, AdminService(administration))
-    server.add_generic_rpc_handlers((calls.handler(door, ADMIN.full_name, methods),))
+    server.offer((calls.handler(door, ADMIN.full_name, methods),), (ADMIN,))
     try:
         bound = server.add_insecure_port(f"{shown(host)}:{port}")
     except RuntimeError as error:

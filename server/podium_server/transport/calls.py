@@ -46,10 +46,10 @@ def _handler(door: Door, method: Method) -> grpc.RpcMethodHandler[Any, Any]:
         (True, True): (grpc.stream_stream_rpc_method_handler, _many),
     }
     make, wrap = makers[method.descriptor.client_streaming, method.descriptor.server_streaming]
-    read = _read_stream if method.descriptor.client_streaming else _read_one
+    read = read_stream if method.descriptor.client_streaming else read_one
     made: grpc.RpcMethodHandler[Any, Any] = make(
         wrap(door, method, read),
-        request_deserializer=_deserializer(method.request),
+        request_deserializer=never_raising(method.request.FromString),
         response_serializer=method.response.SerializeToString,
     )
     return made
@@ -118,11 +118,10 @@ def read_call(name: str, context: Context, *, mutual: bool) -> Call:
     return call
 
 
-def _deserializer(kind: type[Message]) -> Callable[[bytes], Message | Unreadable]:
-    """Return a parser that does not raise: gRPC would make UNKNOWN of it, and the caller has made a mistake."""
-    parse = kind.FromString
+def never_raising(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a parser that gives `Unreadable`: gRPC makes UNKNOWN of an error, and it is the caller's mistake."""
 
-    def read(data: bytes) -> Message | Unreadable:
+    def read(data: bytes) -> Any:
         try:
             return parse(data)
         except DecodeError as error:
@@ -131,7 +130,13 @@ def _deserializer(kind: type[Message]) -> Callable[[bytes], Message | Unreadable
     return read
 
 
-def _read_one(request: Any) -> Any:
+def read_one(request: Any) -> Any:
+    """Return a message.
+
+    Raises:
+        InvalidRequest: its bytes were none.
+
+    """
     if isinstance(request, Unreadable):
         raise InvalidRequest(
             "request", f"cannot be read: {request.why}. Strings have to be UTF-8, which has no lone surrogates"
@@ -139,6 +144,7 @@ def _read_one(request: Any) -> Any:
     return request
 
 
-async def _read_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def read_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Yield messages as they come; as `read_one`."""
     async for request in requests:
-        yield _read_one(request)
+        yield read_one(request)

@@ -15,7 +15,7 @@ from podium.v1 import catalog_service_pb2 as wire
 from podium_server.accounting.prices import Prices
 from podium_server.config import StageSection
 from podium_server.ranking.pipeline import Pipeline, Voice
-from podium_server.transport import convert
+from podium_server.transport.convert import answers, values
 from podium_server.transport.door import Call
 from podium_server.transport.paging import page
 from podium_server.transport.served import ModelCard, Podium
@@ -120,7 +120,7 @@ def _stage(section: StageSection, role: str, voices: Iterable[Voice]) -> wire.Pi
         strategy=section.strategy,
         model=section.model or "",
         prompt_id=prompts.pop() if len(prompts) == 1 else "",
-        options=convert.to_struct(said),
+        options=values.to_struct(said),
         keep=section.keep,
     )
 
@@ -145,12 +145,12 @@ def _strategy(name: str) -> wire.Strategy:
             wire.StrategyOption(
                 name=option.name,
                 type=option.type,
-                default_value=None if option.required else convert.to_value(option.default),
+                default_value=None if option.required else values.to_value(option.default),
                 description=arguments.get(option.name, ""),
             )
             for option in registry.options(loaded)
         ],
-        question_kinds=[number for kind, number in convert.QUESTION_KINDS.items() if kind in _asks(loaded)],
+        question_kinds=[number for kind, number in answers.QUESTION_KINDS.items() if kind in _asks(loaded)],
         provided_by=provided_by,
     )
 

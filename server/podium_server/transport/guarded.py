@@ -1,4 +1,4 @@
-"""Services that are none of ours (health, reflection) behind the guards of the door."""
+"""Services that are none of ours (health, reflection): behind the guards of the door, and with our errors."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ from typing import Any
 import grpc
 
 from podium_server.transport import calls, status
-from podium_server.transport.door import Door
+from podium_server.transport.door import Call, Door
 
 
 class Guarded(grpc.GenericRpcHandler):
-    """Answers as another handler does, to those whom the guards let in.
+    """Answers as another handler does.
 
     Args:
         inner: the other handler.
-        door: whose guards these are.
+        door: of whose guards this is.
+        open_to_all: whether they are left out.
 
     """
 
-    def __init__(self, inner: grpc.GenericRpcHandler, door: Door) -> None:
+    def __init__(self, inner: grpc.GenericRpcHandler, door: Door, *, open_to_all: bool = False) -> None:
         self._inner = inner
         self._door = door
+        self._guards = () if open_to_all else door.guards
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Return the handler of a method, with the guards around it."""
@@ -38,45 +40,61 @@ class Guarded(grpc.GenericRpcHandler):
                 if found.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            wrapped = self._many(name, found.stream_stream if found.request_streaming else found.unary_stream)
+            answer = found.stream_stream if found.request_streaming else found.unary_stream
+            wrapped = self._many(name, answer, streamed=found.request_streaming)
         else:
             make = (
                 grpc.stream_unary_rpc_method_handler if found.request_streaming else grpc.unary_unary_rpc_method_handler
             )
-            wrapped = self._one(name, found.stream_unary if found.request_streaming else found.unary_unary)
-        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, found.request_deserializer, found.response_serializer)
+            answer = found.stream_unary if found.request_streaming else found.unary_unary
+            wrapped = self._one(name, answer, streamed=found.request_streaming)
+        parse = calls.never_raising(found.request_deserializer)
+        made: grpc.RpcMethodHandler[Any, Any] = make(wrapped, parse, found.response_serializer)
         return made
 
-    def _one(self, name: str, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def _one(self, name: str, answer: Callable[[Any, Any], Any], *, streamed: bool) -> Callable[[Any, Any], Any]:
         async def handle(request: Any, context: calls.Context) -> Any:
-            async with AsyncExitStack() as inside:
-                if await self._enter(inside, name, context):
-                    return await answer(request, context)
-            return None
+            call = calls.read_call(name, context, mutual=self._door.mutual)
+            try:
+                async with AsyncExitStack() as inside:
+                    await self._pass(inside, call)
+                    return await answer(_read(request, streamed=streamed), context)
+            except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told of it as everywhere
+                await _refuse(context, call, error)
 
         return handle
 
-    def _many(self, name: str, answer: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
+    def _many(
+        self, name: str, answer: Callable[[Any, Any], Any], *, streamed: bool
+    ) -> Callable[[Any, Any], AsyncIterator[Any]]:
         async def handle(request: Any, context: calls.Context) -> AsyncIterator[Any]:
-            async with AsyncExitStack() as inside:
-                if not await self._enter(inside, name, context):
-                    return
-                answers = answer(request, context)
-                if hasattr(answers, "__aiter__"):
-                    async for each in answers:
-                        yield each
-                else:
-                    await answers  # it writes to the context by itself
+            call = calls.read_call(name, context, mutual=self._door.mutual)
+            try:
+                async with AsyncExitStack() as inside:
+                    await self._pass(inside, call)
+                    answers = answer(_read(request, streamed=streamed), context)
+                    if hasattr(answers, "__aiter__"):
+                        async for each in answers:
+                            yield each
+                    else:
+                        await answers  # it writes to the context by itself
+            except Exception as error:  # noqa: BLE001  # likewise
+                await _refuse(context, call, error)
 
         return handle
 
-    async def _enter(self, inside: AsyncExitStack, name: str, context: calls.Context) -> bool:
-        call = calls.read_call(name, context, mutual=self._door.mutual)
-        try:
-            for guard in self._door.guards:
-                await inside.enter_async_context(guard(call))
-        except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told of it as everywhere
-            failure = status.failure(error, call.request_id)
-            await context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))
-            return False
-        return True
+    async def _pass(self, inside: AsyncExitStack, call: Call) -> None:
+        for guard in self._guards:
+            await inside.enter_async_context(guard(call))
+
+
+def _read(request: Any, *, streamed: bool) -> Any:
+    return calls.read_stream(request) if streamed else calls.read_one(request)
+
+
+async def _refuse(context: calls.Context, call: Call, error: Exception) -> None:
+    """End a call with an error; one that the service has ended so itself, or that nobody waits for, is left alone."""
+    if isinstance(error, grpc.aio.BaseError):
+        raise error
+    failure = status.failure(error, call.request_id)
+    await context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))

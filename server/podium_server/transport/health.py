@@ -11,11 +11,13 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health, health_pb2
 
 if TYPE_CHECKING:
     from grpc_health.v1._async import HealthServicer
 
+SERVICE: ServiceDescriptor = health_pb2.DESCRIPTOR.services_by_name["Health"]  # type: ignore[assignment]  # upb's own
 _LOOK_EVERY_S = 0.5
 
 

@@ -16,10 +16,12 @@ from podium_server.config import CollectionSection
 from podium_server.errors import FailedPrecondition, InvalidRequest, PodiumError
 from podium_server.limits import Limits
 from podium_server.ranking.searcher import EncoderOf
+from podium_server.recall.batches import Acknowledged
 from podium_server.recall.document import Document
-from podium_server.recall.engine import Acknowledged
-from podium_server.recall.store import CollectionRow, CollectionSettings
-from podium_server.transport import convert, documents, status
+from podium_server.recall.settings import CollectionSettings
+from podium_server.recall.store.rows import CollectionRow
+from podium_server.transport import status
+from podium_server.transport.convert import documents, ledgers, requests
 from podium_server.transport.door import Call
 from podium_server.transport.paging import page
 from podium_server.transport.served import NO_STORE, Collections, Searcher
@@ -58,7 +60,7 @@ class IndexService:
         given, usual = message.collection, CollectionSection()
         chunked = given.HasField("chunking")
         settings = CollectionSettings(
-            encoder=convert.name(given.encoder, self.limits) or self.default_encoder,
+            encoder=requests.name(given.encoder, self.limits) or self.default_encoder,
             token_vectors=given.token_vectors,
             chunk_tokens=given.chunking.max_tokens if chunked else usual.chunk_tokens or 0,
             overlap_tokens=given.chunking.overlap_tokens if chunked else usual.chunk_overlap_tokens,
@@ -68,7 +70,7 @@ class IndexService:
 
     async def get_collection(self, message: wire.GetCollectionRequest, _call: Call) -> wire.GetCollectionResponse:
         """Tell of a collection."""
-        row = await self.store.get(convert.name(message.name, self.limits))
+        row = await self.store.get(requests.name(message.name, self.limits))
         return wire.GetCollectionResponse(collection=_collection(row))
 
     async def list_collections(self, message: wire.ListCollectionsRequest, _call: Call) -> wire.ListCollectionsResponse:
@@ -86,14 +88,14 @@ class IndexService:
         self, message: wire.DeleteCollectionRequest, _call: Call
     ) -> wire.DeleteCollectionResponse:
         """Remove a collection and all that is in it."""
-        await self.store.delete(convert.name(message.name, self.limits))
+        await self.store.delete(requests.name(message.name, self.limits))
         return wire.DeleteCollectionResponse()
 
     async def get_collection_stats(
         self, message: wire.GetCollectionStatsRequest, _call: Call
     ) -> wire.GetCollectionStatsResponse:
         """Count what is in a collection."""
-        stats = await self.store.stats(convert.name(message.name, self.limits))
+        stats = await self.store.stats(requests.name(message.name, self.limits))
         return wire.GetCollectionStatsResponse(
             documents=stats.documents,
             passages=stats.passages,
@@ -117,7 +119,7 @@ class IndexService:
             raise InvalidRequest("collection", "is missing: the stream has no message") from None
         if not first.collection:
             raise InvalidRequest("collection", "is empty in the first message of the stream; name the collection")
-        collection = convert.name(first.collection, self.limits)
+        collection = requests.name(first.collection, self.limits)
         response = wire.UpsertDocumentsResponse()
         account = Account(stage="upsert", strategy="upsert")
         ledger = Ledger()
@@ -135,19 +137,21 @@ class IndexService:
             raise
         finally:
             ledger.wall_s = account.wall_s = time.monotonic() - call.began
-        response.ledger.CopyFrom(convert.ledger(ledger))
+        response.ledger.CopyFrom(ledgers.ledger(ledger))
         return response
 
     async def get_documents(self, message: wire.GetDocumentsRequest, _call: Call) -> wire.GetDocumentsResponse:
         """Give documents back as they are stored."""
         self._check_ids(message.ids)
-        found, missing = await self.store.get_documents(convert.name(message.collection, self.limits), message.ids)
+        found, missing = await self.store.get_documents(requests.name(message.collection, self.limits), message.ids)
         return wire.GetDocumentsResponse(documents=map(documents.write, found), missing_ids=missing)
 
     async def delete_documents(self, message: wire.DeleteDocumentsRequest, _call: Call) -> wire.DeleteDocumentsResponse:
         """Remove documents."""
         self._check_ids(message.ids)
-        deleted, missing = await self.store.delete_documents(convert.name(message.collection, self.limits), message.ids)
+        deleted, missing = await self.store.delete_documents(
+            requests.name(message.collection, self.limits), message.ids
+        )
         return wire.DeleteDocumentsResponse(deleted=deleted, missing_ids=missing)
 
     def _check_ids(self, ids: Sequence[str]) -> None:

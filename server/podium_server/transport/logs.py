@@ -33,6 +33,26 @@ class Correlated(logging.Filter):
         return True
 
 
+class Hushed(logging.Filter):
+    """Takes out of grpcio's own records what callers have sent, and makes no error of a caller that went away.
+
+    It logs a header that is no UTF-8 as it came, be it a key, and a traceback for an answer that nobody took.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record; keep it."""
+        said = str(record.msg)
+        if said.startswith("Invalid encoding on"):
+            record.msg, why = "a header of a call is no UTF-8", logging.WARNING
+        elif said.startswith("ExecuteBatchError"):
+            record.msg, why = "a caller was gone before its answer", logging.INFO
+        else:
+            return True
+        record.args, record.exc_info, record.exc_text = (), None, None
+        record.levelno, record.levelname = why, logging.getLevelName(why)
+        return record.levelno >= logging.root.level
+
+
 class Lines(logging.Formatter):
     """`2026-01-02 03:04:05,678 INFO podium_server.transport.door call method=/… code=OK took_ms=1.2 request_id=…`."""
 
@@ -77,4 +97,5 @@ def configure(level: str = "INFO", stream: TextIO | None = None, *, form: Form =
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(Json() if form == "json" else Lines())
     handler.addFilter(Correlated())
+    handler.addFilter(Hushed())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

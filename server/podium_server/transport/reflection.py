@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from grpc_reflection.v1alpha._async import ReflectionServicer
 
@@ -28,6 +29,12 @@ def handlers(services: Iterable[str]) -> tuple[grpc.GenericRpcHandler, ...]:
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return tuple(grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method}) for name in (V1, V1ALPHA))
+
+
+def services() -> tuple[ServiceDescriptor, ...]:
+    """Return the descriptions of both versions."""
+    _describe_v1()
+    return tuple(descriptor_pool.Default().FindServiceByName(name) for name in (V1, V1ALPHA))
 
 
 def _describe_v1() -> None:

@@ -17,8 +17,9 @@ from podium_server.limits import Limits
 from podium_server.ranking.pipeline import Estimate, Pipeline, sketched_case
 from podium_server.ranking.request import Outcome, RankRequest, Snapshot, Warned
 from podium_server.ranking.reranker import Reranker
-from podium_server.transport import convert, status
+from podium_server.transport import status
 from podium_server.transport.agreement import kendall_tau, overlap
+from podium_server.transport.convert import answers, ledgers, requests, values
 from podium_server.transport.door import Call
 
 _OVERLAP_AT = (1, 3, 5, 10)
@@ -41,22 +42,22 @@ class RerankService:
 
     async def answer(self, message: wire.RerankRequest, call: Call, item_id: str = "") -> wire.RerankResponse:
         """Answer one request, alone or (`item_id`) out of a batch."""
-        request, warned, top = convert.rank_request(message, self.limits)
-        request = convert.live(request, call, item_id)
+        request, warned, top = requests.rank_request(message, self.limits)
+        request = requests.live(request, call, item_id)
         outcome = await self.reranker.rerank(request, deadline_at=call.deadline_at, warnings=warned)
-        return convert.rerank_response(outcome, request, top)
+        return answers.rerank_response(outcome, request, top)
 
     async def stream_rerank(
         self, message: wire.StreamRerankRequest, call: Call
     ) -> AsyncGenerator[wire.StreamRerankResponse]:
         """Put the documents in order, and show every order on the way, as fast as the reader reads."""
-        interval_s = convert.seconds(message.min_interval) if message.HasField("min_interval") else 0.0
+        interval_s = values.seconds(message.min_interval) if message.HasField("min_interval") else 0.0
         if interval_s < 0:
             raise InvalidRequest("min_interval", f"is {interval_s} s; at least 0, or unset for none")
         if not message.HasField("request"):
             raise InvalidRequest("request", "is missing")
-        request, warned, top = convert.rank_request(message.request, self.limits)
-        request = convert.live(request, call)
+        request, warned, top = requests.rank_request(message.request, self.limits)
+        request = requests.live(request, call)
         latest = _Latest()
         work = asyncio.create_task(
             self.reranker.rerank(request, deadline_at=call.deadline_at, warnings=warned, on_snapshot=latest.put)
@@ -64,8 +65,8 @@ class RerankService:
         work.add_done_callback(lambda _: latest.end())
         try:
             while (snapshot := await latest.next(interval_s)) is not None:
-                yield wire.StreamRerankResponse(snapshot=convert.snapshot(snapshot))
-            yield wire.StreamRerankResponse(response=convert.rerank_response(await work, request, top))
+                yield wire.StreamRerankResponse(snapshot=answers.snapshot(snapshot))
+            yield wire.StreamRerankResponse(response=answers.rerank_response(await work, request, top))
         finally:
             await _cancelled([work])
 
@@ -100,7 +101,7 @@ class RerankService:
     def _given(self, message: wire.EstimateRequest) -> RankRequest:
         if not message.request.documents:
             raise InvalidRequest("request.documents", "are none, and sketch is not set; one of them is needed")
-        request, _, _ = convert.rank_request(message.request, self.limits)
+        request, _, _ = requests.rank_request(message.request, self.limits)
         return request
 
     def _sketched(self, message: wire.EstimateRequest) -> RankRequest:
@@ -109,7 +110,7 @@ class RerankService:
             raise InvalidRequest("sketch", "is set, and so is request.documents; only one of them can count")
         if not 1 <= sketch.candidates <= self.limits.documents:
             raise InvalidRequest("sketch.candidates", f"is {sketch.candidates:,}; 1 to {self.limits.documents:,}")
-        convert.top_n(inner)
+        requests.top_n(inner)
         # A token is a byte at least, so that no document of the server has more.
         tokens = _tokens(sketch, "tokens_per_document", _SKETCHED_TOKENS, self.limits.document_bytes)
         query_tokens = _tokens(sketch, "query_tokens", _SKETCHED_QUERY_TOKENS, self.limits.query_bytes)
@@ -118,7 +119,7 @@ class RerankService:
         else:
             query = sketched_case("", 1, query_tokens).candidates[0].text
         case = sketched_case(query, sketch.candidates, tokens)
-        return convert.ranked_request(inner, query, tuple(case.candidates), self.limits)
+        return requests.ranked_request(inner, query, tuple(case.candidates), self.limits)
 
     async def compare(self, message: wire.CompareRequest, call: Call) -> wire.CompareResponse:
         """Set several pipelines side by side, all at once."""
@@ -134,14 +135,14 @@ class RerankService:
             )
         depths = _depths(message.overlap_at)
         labels = _labels(message.contenders, self.reranker.default_pipeline)
-        request, warned, top = convert.rank_request(message.request, self.limits)
+        request, warned, top = requests.rank_request(message.request, self.limits)
 
         async def contend(contender: wire.Contender) -> Outcome:
             given = contender.HasField("inline")
             ranked = replace(
                 request,
-                pipeline=convert.name(contender.pipeline, self.limits),
-                inline=convert.inline(contender.inline) if given else None,
+                pipeline=requests.name(contender.pipeline, self.limits),
+                inline=requests.inline(contender.inline) if given else None,
             )
             return await self.reranker.rerank(ranked, deadline_at=call.deadline_at, warnings=warned)
 
@@ -150,7 +151,7 @@ class RerankService:
         orders: list[tuple[str, Sequence[int]]] = []
         for label, outcome in zip(labels, outcomes, strict=True):
             if isinstance(outcome, Outcome):
-                response.rankings.add(label=label, response=convert.rerank_response(outcome, request, top))
+                response.rankings.add(label=label, response=answers.rerank_response(outcome, request, top))
                 orders.append((label, outcome.order))
             elif isinstance(outcome, Exception):
                 response.rankings.add(label=label, error=status.failure(outcome, call.request_id).status)
@@ -298,13 +299,13 @@ def _estimate_response(pipeline: Pipeline, quote: Estimate) -> wire.EstimateResp
             usage=usage,
         )
     if quote.time_s is not None:
-        total.time.CopyFrom(convert.duration(quote.time_s))
+        total.time.CopyFrom(values.duration(quote.time_s))
     total.price_table_version = ",".join(sorted(versions))
     response.total.CopyFrom(total)
     if quote.usage.cost_nano_usd is None:
         models = ", ".join(sorted({v.account.model for v in quote.voices if v.usage.cost_nano_usd is None}))
         unknown = Warned("PRICE_UNKNOWN", f"no prices are configured for {models}, so the cost is unset")
-        response.warnings.extend(convert.warnings([unknown], ()))
+        response.warnings.extend(answers.warnings([unknown], ()))
     return response
 
 
@@ -315,7 +316,7 @@ def _estimated(usage: Usage, questions: float) -> wire.EstimatedUsage:
         prompt_tokens=usage.prompt_tokens,
         output_tokens=usage.output_tokens,
         cost_nano_usd=usage.cost_nano_usd,
-        cost_basis=convert.COST_BASES[usage.cost_basis],
+        cost_basis=ledgers.COST_BASES[usage.cost_basis],
     )
 
 

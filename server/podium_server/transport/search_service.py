@@ -15,7 +15,7 @@ from podium_server.ranking.request import Explain
 from podium_server.ranking.searcher import Found, SearchRequest
 from podium_server.recall.document import Document
 from podium_server.recall.retriever import RETRIEVERS, Hit
-from podium_server.transport import convert, documents, filters
+from podium_server.transport.convert import answers, documents, filters, ledgers, reasons, requests, values
 from podium_server.transport.door import Call
 from podium_server.transport.served import NO_STORE, Collections, Searcher
 
@@ -36,10 +36,10 @@ class SearchService:
         if self.searcher is None or self.collections is None:
             raise FailedPrecondition(self.no_store)
         query = validate.query(message.query, self.limits)
-        top = convert.top_n(message) or _TOP_UNSET
-        ranked = convert.live(convert.ranked_request(message, query, (), self.limits), call)
+        top = requests.top_n(message) or _TOP_UNSET
+        ranked = requests.live(requests.ranked_request(message, query, (), self.limits), call)
         request = SearchRequest(
-            ranked=convert.within_collection(ranked, convert.name(message.collection, self.limits)),
+            ranked=requests.within_collection(ranked, requests.name(message.collection, self.limits)),
             recall_depth=self._depth(message),
             weights=_weights(message.retriever_weights) or None,
             filter=filters.read(message.filter) if message.HasField("filter") else None,
@@ -83,13 +83,14 @@ def _response(
     outcome = found.outcome
     candidates = tuple(Candidate(hit.id, hit.text, hit.score) for hit in found.recalled.hits)
     response = wire.SearchResponse(
-        completion=convert.COMPLETIONS[outcome.completion],
-        ledger=convert.ledger(outcome.ledger),
-        warnings=convert.warnings(outcome.warnings, candidates),
+        completion=answers.COMPLETIONS[outcome.completion],
+        ledger=ledgers.ledger(outcome.ledger),
+        warnings=answers.warnings(outcome.warnings, candidates),
         pipeline=outcome.pipeline,
         recalled=len(found.recalled.hits),
+        partial_reason=reasons.of_partial(outcome.cause_reason),
     )
-    convert.rank_into(lambda: response.results.add().ranked, outcome, candidates, len(shown))
+    answers.rank_into(lambda: response.results.add().ranked, outcome, candidates, len(shown))
     for result, hit in zip(response.results, shown, strict=True):
         result.passage.index, result.passage.start, result.passage.end = hit.passage, hit.start, hit.end
         for one in hit.found:
@@ -100,7 +101,7 @@ def _response(
             if (whole := stored.get(hit.id)) is not None:
                 documents.write_content(result.document, whole)
             if message.include_metadata:
-                result.document.metadata.CopyFrom(convert.to_struct(hit.metadata))
-    if convert.explained(message) is not Explain.NONE:
-        response.trace.CopyFrom(convert.trace(outcome.trace))
+                result.document.metadata.CopyFrom(values.to_struct(hit.metadata))
+    if requests.explained(message) is not Explain.NONE:
+        response.trace.CopyFrom(answers.trace(outcome.trace))
     return response

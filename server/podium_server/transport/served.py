@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from podium_server.accounting.prices import Prices
     from podium_server.config import Config
     from podium_server.ranking.searcher import EncoderOf, Found, SearchRequest
+    from podium_server.recall.batches import Acknowledged
     from podium_server.recall.document import Document
-    from podium_server.recall.engine import Acknowledged, CollectionStats
-    from podium_server.recall.store import CollectionRow, CollectionSettings
+    from podium_server.recall.engine import CollectionStats
+    from podium_server.recall.settings import CollectionSettings
+    from podium_server.recall.store.rows import CollectionRow
 
 
 NO_STORE = "this server has no store; start it with a data directory (server.data_dir)"

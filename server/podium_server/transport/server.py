@@ -15,14 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import grpc
-from grpc_health.v1 import health_pb2
+from google.protobuf.descriptor import ServiceDescriptor
 
 from podium.v1 import catalog_service_pb2, index_service_pb2, rerank_service_pb2, search_service_pb2
 from podium_server.access.listening import Exposure
 from podium_server.access.tls import Certificates
 from podium_server.errors import ConfigInvalid
 from podium_server.limits import Limits
-from podium_server.transport import calls, health, reflection
+from podium_server.transport import calls, health, reflection, sturdy
 from podium_server.transport.catalog_service import CatalogService
 from podium_server.transport.credentials import server_credentials
 from podium_server.transport.door import Door, Guard
@@ -77,7 +77,7 @@ class Server:
         # What a server does not offer is no reason to send its callers away.
         self.health = Health(ready, optional={SEARCH.full_name, INDEX.full_name} if shared else ())
         no_store = ONE_OF_SEVERAL if shared else NO_STORE
-        self._grpc = grpc.aio.server(options=_options(podium.limits, shared=shared))
+        self._grpc = sturdy.Server(_options(podium.limits, shared=shared))
         servicers: dict[Any, object] = {
             RERANK: RerankService(podium.reranker, podium.limits),
             SEARCH: SearchService(podium.searcher, podium.collections, podium.limits, no_store),
@@ -86,23 +86,26 @@ class Server:
             ),
             CATALOG: CatalogService(podium),
         }
-        self._grpc.add_generic_rpc_handlers(
-            tuple(
+        self._grpc.offer(
+            (
                 calls.handler(self.door, service.full_name, self.door.offer(service, servicer))
                 for service, servicer in servicers.items()
-            )
+            ),
+            servicers,
         )
-        names = [*(service.full_name for service in SERVICES), _health_name()]
+        names = [*(service.full_name for service in SERVICES), health.SERVICE.full_name]
         unset = "off" if config.access.keys else "open"
-        self._offer(reflection.handlers(names), config.access.reflection or unset)
-        self._offer((health.handler(self.health.servicer),), config.access.health)
+        self._offer(reflection.handlers(names), reflection.services(), config.access.reflection or unset)
+        self._offer((health.handler(self.health.servicer),), (health.SERVICE,), config.access.health)
         self._watch: asyncio.Task[None] | None = None
 
-    def _offer(self, handlers: Iterable[grpc.GenericRpcHandler], access: str) -> None:
+    def _offer(
+        self, handlers: Iterable[grpc.GenericRpcHandler], services: Iterable[ServiceDescriptor], access: str
+    ) -> None:
         """Offer what is not of our contract: to all (`open`), to whom the guards let in, or not at all (`off`)."""
         if access != "off":
-            guarded = (Guarded(one, self.door) for one in handlers) if access == "guarded" else handlers
-            self._grpc.add_generic_rpc_handlers(tuple(guarded))
+            offered = tuple(Guarded(one, self.door, open_to_all=access == "open") for one in handlers)
+            self._grpc.offer(offered, services)
 
     async def start(self, host: str, port: int) -> str:
         """Listen, and return the address that clients can use.
@@ -244,7 +247,3 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _health_name() -> str:
-    return health_pb2.DESCRIPTOR.services_by_name["Health"].full_name

@@ -26,10 +26,10 @@ from google.rpc.error_details_pb2 import (
 )
 from google.rpc.status_pb2 import Status
 
-from podium.v1 import error_reason_pb2, ledger_pb2
+from podium.v1 import ledger_pb2
 from podium_server import errors
 from podium_server.accounting.ledger import Ledger
-from podium_server.transport import convert
+from podium_server.transport.convert import ledgers, reasons, values
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,6 @@ _DETAILS_BYTES_MAX = 4_000
 _MESSAGE_BYTES_MAX = 700
 _NAME_BYTES_MAX = 128
 _KNOWN_NAMES_MAX = 100
-
-_REASONS = {value.name.removeprefix("ERROR_REASON_") for value in error_reason_pb2.ErrorReason.DESCRIPTOR.values}
 
 told: ContextVar[Callable[[BaseException], None] | None] = ContextVar("told", default=None)
 """Hears every error that is translated in a call, at its end or inside of an answer; set by whoever keeps figures."""
@@ -109,11 +107,11 @@ def _quota(error: errors.QuotaExceeded) -> Iterable[Message]:
     )
     yield QuotaFailure(violations=[violation])
     if error.retry_after_s is not None:
-        yield RetryInfo(retry_delay=convert.duration(error.retry_after_s))
+        yield RetryInfo(retry_delay=values.duration(error.retry_after_s))
 
 
 def _retry(error: errors.Overloaded | errors.Unavailable) -> Iterable[Message]:
-    yield RetryInfo(retry_delay=convert.duration(error.retry_after_s))
+    yield RetryInfo(retry_delay=values.duration(error.retry_after_s))
 
 
 TABLE: dict[type[errors.PodiumError], Row] = {
@@ -165,7 +163,7 @@ def failure(error: BaseException, request_id: str) -> Failure:
     message = _cut(error.message, _MESSAGE_BYTES_MAX)
     details: list[Message] = [_info(error, request_id), *row.details(error)]
     if isinstance(error.spent, Ledger):
-        details.append(convert.ledger(error.spent))
+        details.append(ledgers.ledger(error.spent))
     status = Status(code=row.code.value[0], message=message, details=_packed(details))
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
     if isinstance(error, errors.Overloaded):
@@ -176,13 +174,11 @@ def failure(error: BaseException, request_id: str) -> Failure:
 
 
 def _info(error: errors.PodiumError, request_id: str) -> ErrorInfo:
-    # A reason that the contract does not name (a bad configuration, a third party's) is a fault of ours to a caller.
-    reason = error.reason if error.reason in _REASONS else "INTERNAL"
     metadata = {key: _cut(value, _NAME_BYTES_MAX) for key, value in error.metadata.items()}
     if isinstance(error, errors.NotFound):
         metadata["known"] = _listed(error.known, _DETAILS_BYTES_MAX // 4)
     metadata["request_id"] = request_id
-    return ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata)
+    return ErrorInfo(reason=reasons.named(error.reason), domain=DOMAIN, metadata=metadata)
 
 
 def _listed(names: Sequence[str], bytes_max: int) -> str:

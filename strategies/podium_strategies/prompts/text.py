@@ -43,16 +43,24 @@ def cut_words(text: str, max_words: int | None, *, from_start: bool = False) -> 
     return text[words[-max_words].start() :] if from_start else text[: words[max_words - 1].end()], True
 
 
-def without_thinking(reply: str) -> str:
-    """Return what a reply says after its think block; nothing, where the block never ends.
+def split_thought(reply: str) -> tuple[str, str]:
+    """Return what a reply says, and the reasoning before it; nothing is said where the reasoning never ends.
 
-    A chat template may have opened the block itself, so that a reply holds its end only.
+    A reasoning model thinks in a block of its own, which a chat template may have opened already, so that a reply holds
+    its end only. What is said follows the last end of a block. A tag in the middle that nothing ends is a word.
     """
-    end = reply.rfind("</think>")
-    if end >= 0:
-        return reply[end + len("</think>") :]
-    start = reply.find("<think>")
-    return reply if start < 0 else reply[:start]
+    thought, end, said = reply.rpartition("</think>")
+    if said.lstrip().startswith("<think>"):
+        thought, said = reply, ""
+    return said.lstrip() if end else said, _THOUGHT_TAG.sub("", thought).strip()
+
+
+def without_thinking(reply: str) -> str:
+    """Return what a reply says after its reasoning; see `split_thought`."""
+    return split_thought(reply)[0]
+
+
+_THOUGHT_TAG = re.compile("</?think>")
 
 
 def filled(template: str, values: dict[str, str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from podium_server.backends.chat.backend import ChatCall
-from podium_server.backends.chat.openai.wire import LOGPROB_TOKEN_IDS_MAX, is_prefilled
+from podium_server.backends.chat.openai.fields import LOGPROB_TOKEN_IDS_MAX, is_prefilled
 
 
 class LabelTokens:

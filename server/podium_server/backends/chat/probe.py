@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from podium_server.backends.chat.backend import Capability, ChatCall, Message
-from podium_server.backends.chat.openai.wire import Answer, Dialect, Forms
+from podium_server.backends.chat.openai.dialects import Dialect, Forms
+from podium_server.backends.chat.openai.replies import Answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,11 @@ from podium_server.accounting.usage import Usage
 from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailure, ChatReply
 from podium_server.backends.chat.endpoints import EndpointLimits, Endpoints
 from podium_server.backends.chat.label_tokens import LabelTokens
-from podium_server.backends.chat.openai.wire import (
-    TOP_LOGPROBS_MAX,
-    is_prefilled,
-    label_logprobs,
-    split_thought,
-)
+from podium_server.backends.chat.openai.fields import TOP_LOGPROBS_MAX, is_prefilled
+from podium_server.backends.chat.openai.replies import label_logprobs
 from podium_server.backends.chat.tokens import TokenCounter, load_tokens
 from podium_server.errors import BackendDown, BackendRefused, ConfigInvalid, DeadlineExceeded, PodiumError
+from podium_strategies.prompts.text import split_thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +327,7 @@ class VllmChat:
         self, call: ChatCall, output: Any, label_ids: dict[str, tuple[int, ...]] | None, spent: Usage
     ) -> ChatReply:
         said = output.outputs[0]
-        text, thought = split_thought(said.text, said.finish_reason or "stop")
+        text, thought = split_thought(said.text)
         output_tokens = len(said.token_ids)
         reasoning = min(len(self._tokenizer.encode(thought, add_special_tokens=False)), output_tokens) if thought else 0
         usage = replace(

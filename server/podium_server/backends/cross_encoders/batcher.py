@@ -141,14 +141,13 @@ class Batcher:
         """Of all lanes together, without padding, as measured last."""
         return self._tokens_per_s
 
-    def admit(self, tokens: int, *, pairs: int, deadline_at: float | None = None, weight: float = 1.0) -> Place:
+    def admit(self, tokens: int, *, pairs: int, deadline_at: float | None = None) -> Place:
         """Return a place in the queue for a request of about so many tokens, to be used in a `with`; or refuse.
 
         Args:
             tokens: of all its pairs, about: they need not be made yet.
             pairs: at least as many.
             deadline_at: `time.monotonic()` seconds after which its scores are of no use.
-            weight: of its claim on service.
 
         Raises:
             Overloaded: too much waits already, or so much that nothing could be begun before the deadline.
@@ -163,9 +162,9 @@ class Batcher:
             if left_s <= 0:
                 raise DeadlineExceeded(f"the deadline passed before {pairs} documents came to their model")
             self._check_room(pairs)
-            self._check_wait(tokens, weight, left_s)
+            self._check_wait(tokens, left_s)
             self._last_request += 1
-            place = Place(self, self._last_request, tokens, pairs, deadline_at, weight, asyncio.get_running_loop())
+            place = Place(self, self._last_request, tokens, pairs, deadline_at, asyncio.get_running_loop())
             self._coming[place.number] = place
             return place
 
@@ -233,8 +232,8 @@ class Batcher:
                 "cross_encoder_pairs",
             )
 
-    def _check_wait(self, tokens: int, weight: float, left_s: float) -> None:
-        wait_s = self._wait_s(tokens, weight)
+    def _check_wait(self, tokens: int, left_s: float) -> None:
+        wait_s = self._wait_s(tokens)
         # Whoever is at work for a minute anyway may wait for a minute: his place is behind everybody smaller.
         wait_s_max = max(self.wait_s_max, tokens / self._tokens_per_s)
         if wait_s > wait_s_max:
@@ -250,12 +249,12 @@ class Batcher:
                 wait_s - left_s / 2,
             )
 
-    def _wait_s(self, tokens: int, weight: float) -> float:
+    def _wait_s(self, tokens: int) -> float:
         """Return the seconds of work that would be done before a request of so many tokens begins."""
         larger = max(tokens, self._queue.quantum)
         coming = sum(place.tokens for place in self._coming.values() if place.tokens <= larger)
         # What is at work is on average half done.
-        before = ahead(self._queue, max(tokens, 1), weight=weight) + coming + self._under_way_tokens / 2
+        before = ahead(self._queue, max(tokens, 1)) + coming + self._under_way_tokens / 2
         return before / self._tokens_per_s
 
     def _refuse(self, why: str, retry_after_s: float, limit: str = "") -> None:
@@ -282,7 +281,7 @@ class Batcher:
             place.left = len(pairs)
             place.put_at = place.idle_since = time.monotonic()
             self._places[place.number] = place
-            self._queue = put(self._queue, place.number, lengths, weight=place.weight, deadline_at=place.deadline_at)
+            self._queue = put(self._queue, place.number, lengths, deadline_at=place.deadline_at)
             self._changed.notify_all()
 
     def withdraw(self, place: Place) -> None:

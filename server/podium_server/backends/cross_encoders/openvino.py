@@ -45,7 +45,7 @@ _PAIRS_PER_BATCH = 64
 
 
 class OpenVinoCrossEncoder:
-    """A cross-encoder that OpenVINO runs on the processors of this machine (`backends.cross_encoders.CrossEncoder`).
+    """A cross-encoder that OpenVINO runs on this machine's processors (`cross_encoders.cross_encoder.CrossEncoder`).
 
     A pair is cut at the passage's end. A query that would leave the passage fewer than `PASSAGE_TOKENS_MIN` tokens is
     cut itself, to leave that many (half of the room, where the room is smaller than twice that). Either counts as

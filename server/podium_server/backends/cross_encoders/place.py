@@ -56,7 +56,6 @@ class Place:
     tokens: int
     pairs: int
     deadline_at: float | None
-    weight: float
     loop: asyncio.AbstractEventLoop
     abandoned: Abandoned = field(default_factory=Abandoned)
     # What follows belongs to the batcher, under its lock.

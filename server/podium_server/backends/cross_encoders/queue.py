@@ -6,11 +6,11 @@ virtual time is that of weighted fair queueing, Demers, Keshav and Shenker, SIGC
 than under fair sharing, give or take a batch, and most are much earlier, because nobody stands half done beside the
 others.
 
-The law, in tokens served. A request's claim is its tokens, at most a quantum, times its weight. While one of n tokens
-waits, the others get at most the sum of their claims for each quantum that n has begun, and a batch each. So with R
-requests of any size waiting, one that is no larger than the quantum stands behind at most R quanta; requests up to the
-quantum are served in the order in which they came; and one that comes while a huge one is at work stands behind what
-is under way, and at the very most a quantum.
+The law, in tokens served. A request's claim is its tokens, at most a quantum. While one of n tokens waits, the others
+get at most the sum of their claims for each quantum that n has begun, and a batch each. So with R requests of any size
+waiting, one that is no larger than the quantum stands behind at most R quanta; requests up to the quantum are served in
+the order in which they came; and one that comes while a huge one is at work stands behind what is under way, and at the
+very most a quantum.
 """
 
 from __future__ import annotations
@@ -194,26 +194,21 @@ class Queue:
             raise ValueError(f"quantum is {self.quantum} tokens: 1 at least")
 
 
-def put(
-    queue: Queue, request: int, lengths: Lengths, *, weight: float = 1.0, deadline_at: float | None = None
-) -> Queue:
+def put(queue: Queue, request: int, lengths: Lengths, *, deadline_at: float | None = None) -> Queue:
     """Return the queue with one request more.
 
     Args:
         queue: as it is.
         request: a number that no other has, higher than all before.
         lengths: its pairs.
-        weight: of its claim, for requests that matter more than others.
         deadline_at: after which nobody wants its scores.
 
     """
-    if not 0 < weight < inf:
-        raise ValueError(f"weight is {weight}: above 0")
     tokens = lengths.tokens
-    claim = min(tokens, queue.quantum) * weight
+    claim = min(tokens, queue.quantum)
     entry = Waiting(
         request=request,
-        finish=_finish(queue, tokens, weight),
+        finish=_finish(queue, tokens),
         claim=claim,
         deadline_at=inf if deadline_at is None else deadline_at,
         lengths=lengths,
@@ -234,9 +229,9 @@ def put(
     )
 
 
-def ahead(queue: Queue, tokens: int, *, weight: float = 1.0) -> int:
+def ahead(queue: Queue, tokens: int) -> int:
     """Return the waiting tokens that would be served before a request that came now."""
-    at = bisect_right(queue.line, (_finish(queue, tokens, weight), inf), key=_order)
+    at = bisect_right(queue.line, (_finish(queue, tokens), inf), key=_order)
     return sum(waiting.tokens for waiting in queue.line[:at])
 
 
@@ -325,8 +320,8 @@ def _shared(queue: Queue, tokens: float) -> Queue:
     return replace(queue, sharers=sharers, turn=turn, claims=claims if sharers else 0.0)
 
 
-def _finish(queue: Queue, tokens: int, weight: float) -> float:
-    return queue.turn + tokens / (min(tokens, queue.quantum) * weight)
+def _finish(queue: Queue, tokens: int) -> float:
+    return queue.turn + tokens / min(tokens, queue.quantum)
 
 
 def _order(waiting: Waiting) -> tuple[float, float]:

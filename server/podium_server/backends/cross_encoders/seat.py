@@ -35,7 +35,15 @@ class CrossEncoderSeat:
     cache: ScoreCache
     max_tokens: int | None = None
     loaded: Batcher | None = None
+    unloaded_tokens_per_s: float | None = None
+    """Of a model that was unloaded: an estimate of what its time will cost is needed before it is loaded again."""
     _loading: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """As measured last; None where the model was never loaded."""
+        loaded = self.loaded
+        return self.unloaded_tokens_per_s if loaded is None else loaded.tokens_per_s
 
     async def batcher(self) -> Batcher:
         """Return the queue in front of the model, loading the model in its thread if nobody has yet."""
@@ -53,6 +61,7 @@ class CrossEncoderSeat:
     def unload(self) -> None:
         """Free the model; the next use loads it again. Blocks. Nobody may wait for it. Its scores stay remembered."""
         with self._loading:
+            self.unloaded_tokens_per_s = self.tokens_per_s
             loaded, self.loaded = self.loaded, None
         if loaded is not None:
             loaded.close()

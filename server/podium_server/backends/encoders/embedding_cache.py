@@ -111,7 +111,7 @@ def key_of(revision: str, kind: str, text: str) -> bytes:
 
 
 class CachedEncoder:
-    """An encoder that asks another one only for what it has not seen (`backends.encoder.Encoder`).
+    """An encoder that asks another one only for what it has not seen (`backends.encoders.encoder.Encoder`).
 
     Token vectors come rounded to float16, from the cache or not, so that an answer does not depend on what the cache
     happens to hold.
@@ -165,15 +165,13 @@ class CachedEncoder:
 
         return self._encode(texts, "query", ask, token_vectors=token_vectors)
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
-        """Encode what is searched; see `Encoder`. What is kept already is done at once, as far as `progress` goes."""
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
+        """Encode what is searched; see `Encoder`."""
 
         def ask(new: Sequence[str]) -> Encoded:
-            return self.inner.encode_documents(new, token_vectors=token_vectors, progress=progress)
+            return self.inner.encode_documents(new, token_vectors=token_vectors)
 
-        return self._encode(texts, "document", ask, token_vectors=token_vectors, progress=progress)
+        return self._encode(texts, "document", ask, token_vectors=token_vectors)
 
     def close(self) -> None:
         """Free the inner encoder. The cache may be shared, and stays."""
@@ -186,7 +184,6 @@ class CachedEncoder:
         ask: Callable[[Sequence[str]], Encoded],
         *,
         token_vectors: bool,
-        progress: Callable[[int], None] | None = None,
     ) -> Encoded:
         keys = [key_of(self.revision, kind, text) for text in texts]
         known: dict[bytes, Entry] = {}
@@ -199,8 +196,6 @@ class CachedEncoder:
                 else:
                     known[key] = entry
         hits = len(texts) - len(new)
-        if progress is not None and hits:
-            progress(hits)
         if texts and not new:
             encoded = _NOTHING_ASKED
         else:

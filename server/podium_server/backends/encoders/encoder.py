@@ -5,7 +5,7 @@ An encoder is called off the event loop, by several threads at the same time: it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
@@ -88,16 +88,12 @@ class Encoder(Protocol):
 
         """
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is searched. Meant for many texts, at high throughput.
 
         Args:
             texts: any strings, empty ones and lone surrogates (read as U+FFFD) included.
             token_vectors: also one vector a token: 4 × dim bytes a token, so slice long lists.
-            progress: is given how many more texts are done, as batches end, in the calling thread. What it raises
-                ends the work and is passed on, which is how a caller cancels.
 
         Raises:
             FailedPrecondition: token vectors are asked for and the model has none.

@@ -11,7 +11,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,9 +21,9 @@ import numpy as np
 import openai
 
 from podium_server.backends.chat.openai.chat import retry_after_s
-from podium_server.backends.chat.openai.wire import error_body
 from podium_server.backends.chat.tokens import ByteEstimate
 from podium_server.backends.encoders.encoder import Encoded, Floats, deadline_at, unit, well_formed
+from podium_server.backends.json_errors import error_body
 from podium_server.errors import (
     BackendDown,
     BackendRefused,
@@ -33,11 +33,13 @@ from podium_server.errors import (
     Overloaded,
     UnreadableReply,
 )
+from podium_server.telemetry import spans
 
 _RETRIED_STATUSES = frozenset({408, 409, 425, 429})
 _TEXT_IF_EMPTY = " "
 """Endpoints refuse an empty text, and a blank is as empty as a text may be."""
 _ESTIMATE = ByteEstimate()
+_NO_TRACE: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class Patience:
 
 
 class OpenAIEncoder:
-    """An encoder behind an endpoint (`backends.encoder.Encoder`). It gives one vector a text, and no token vectors.
+    """An encoder behind an endpoint (`encoders.encoder.Encoder`): one vector a text, and no token vectors.
 
     Args:
         model: as the endpoint calls it.
@@ -79,7 +81,7 @@ class OpenAIEncoder:
         query_prefix: put before queries.
         document_prefix: put before documents.
         dimensions: asked for, where the model can shorten its vectors.
-        max_tokens: what the model takes; longer texts are cut, by the estimate of `backends.tokens`.
+        max_tokens: what the model takes; longer texts are cut, by the estimate of `backends.chat.tokens`.
         batch: the most texts of one call.
         batch_tokens: the most tokens of one call, estimated.
         concurrency: calls for documents at the same time.
@@ -140,22 +142,18 @@ class OpenAIEncoder:
 
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is looked for; see `Encoder`."""
-        return self._encode(texts, self._prefixes[0], token_vectors=token_vectors, progress=None)
+        return self._encode(texts, self._prefixes[0], token_vectors=token_vectors)
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is searched, several calls at a time; see `Encoder`."""
-        return self._encode(texts, self._prefixes[1], token_vectors=token_vectors, progress=progress)
+        return self._encode(texts, self._prefixes[1], token_vectors=token_vectors)
 
     def close(self) -> None:
         """Close the connections. Calls under way fail."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def _encode(
-        self, texts: Sequence[str], prefix: str, *, token_vectors: bool, progress: Callable[[int], None] | None
-    ) -> Encoded:
+    def _encode(self, texts: Sequence[str], prefix: str, *, token_vectors: bool) -> Encoded:
         if token_vectors:
             raise FailedPrecondition(
                 f"the model {self.name!r} is behind an endpoint, which gives one vector a text and no token vectors"
@@ -166,17 +164,13 @@ class OpenAIEncoder:
         batches = list(self._batches(tokens))
         prepared = time.perf_counter()
         # Read here: the threads of the pool have contexts of their own.
-        call = partial(self._call, until=deadline_at.get())
+        call = partial(self._call, until=deadline_at.get(), trace=spans.headers())
         if len(batches) == 1:
             replies = iter([call([text for text, _ in cut])])
         else:
             # map() cancels what has not begun as soon as one fails or the caller gives up.
             replies = self._threads.map(call, [[text for text, _ in cut[each]] for each in batches])
-        parts = []
-        for each, reply in zip(batches, replies, strict=True):
-            parts.append(reply)
-            if progress is not None:
-                progress(each.stop - each.start)
+        parts = list(replies)
         widths = {part.vectors.shape[1] for part in parts} | ({self._dim} if self._dim is not None else set())
         if len(widths) > 1:
             raise UnreadableReply(
@@ -212,15 +206,15 @@ class OpenAIEncoder:
         if start < len(tokens):
             yield slice(start, len(tokens))
 
-    def _call(self, texts: Sequence[str], until: float | None = None) -> _Reply:
-        """Embed one batch, with bounded retries, none of which lasts beyond `until`."""
+    def _call(self, texts: Sequence[str], until: float | None = None, trace: Mapping[str, str] = _NO_TRACE) -> _Reply:
+        """Embed one batch, with bounded retries, none of which lasts beyond `until`, all of them told of the trace."""
         patience = self._patience
         for attempt in range(1, patience.attempts_max + 1):
             left_s = None if until is None else until - time.monotonic()
             if left_s is not None and left_s <= 0:
                 raise self._late()
             try:
-                return self._attempt(texts, attempt, left_s)
+                return self._attempt(texts, attempt, left_s, trace)
             except _Fault as fault:
                 if until is not None and time.monotonic() >= until:
                     raise self._late() from fault
@@ -237,7 +231,7 @@ class OpenAIEncoder:
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"model {self.name!r}: {self._where} gave no vectors before the deadline")
 
-    def _attempt(self, texts: Sequence[str], attempt: int, left_s: float | None) -> _Reply:
+    def _attempt(self, texts: Sequence[str], attempt: int, left_s: float | None, trace: Mapping[str, str]) -> _Reply:
         patience_s = self._patience.reply_wait_s_max
         try:
             raw = self._client.embeddings.with_raw_response.create(
@@ -246,6 +240,7 @@ class OpenAIEncoder:
                 # The client's own default is base64, which not every endpoint knows.
                 encoding_format="float",
                 dimensions=self._dimensions if self._dimensions is not None else openai.omit,
+                extra_headers=trace,
                 timeout=patience_s if left_s is None else min(patience_s, left_s),
             )
         except openai.APIStatusError as error:

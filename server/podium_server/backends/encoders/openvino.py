@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ _QUERIES_AT_LOW_LATENCY = 8
 
 
 class OpenVinoEncoder:
-    """An encoder that OpenVINO runs on the processors of this machine (`backends.encoder.Encoder`).
+    """An encoder that OpenVINO runs on the processors of this machine (`backends.encoders.encoder.Encoder`).
 
     Args:
         model: what `backends.openvino.sources.resolve` takes: a shipped name, a folder (OpenVINO, ONNX, safetensors), a
@@ -108,14 +108,12 @@ class OpenVinoEncoder:
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode with all threads on one text after another; see `Encoder`."""
         few = len(texts) <= _QUERIES_AT_LOW_LATENCY
-        return self._encode(texts, self._card.query_prefix, token_vectors=token_vectors, progress=None, few=few)
+        return self._encode(texts, self._card.query_prefix, token_vectors=token_vectors, few=few)
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode with one batch a thread; see `Encoder`."""
         prefix = self._card.document_prefix
-        return self._encode(texts, prefix, token_vectors=token_vectors, progress=progress, few=False)
+        return self._encode(texts, prefix, token_vectors=token_vectors, few=False)
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Return [start, end) of each token in code points of `text`, ascending, without special tokens or prefix."""
@@ -138,7 +136,6 @@ class OpenVinoEncoder:
         prefix: str,
         *,
         token_vectors: bool,
-        progress: Callable[[int], None] | None,
         few: bool,
     ) -> Encoded:
         engine = self._engine
@@ -155,12 +152,10 @@ class OpenVinoEncoder:
             tokens += [len(each.ids) for each in cut]
             truncated += [each.truncated for each in cut]
             tokenized = time.perf_counter()
-            # Closed here and now, not when the traceback of what `progress` raised is forgotten: it holds requests.
+            # Closed here and now, not when the traceback of an error is forgotten: it holds requests.
             with closing(engine.run(cut, low_latency=few)) as batches:
                 for chunk, hidden, projected in batches:
                     self._take(cut, chunk, hidden, projected, vectors[start:], of_tokens, start)
-                    if progress is not None:
-                        progress(len(chunk))
             tokenize_s += tokenized - begun
             infer_s += time.perf_counter() - tokenized
         return Encoded(

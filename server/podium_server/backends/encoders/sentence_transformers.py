@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ _ON_ACCELERATOR = 128
 
 
 class SentenceTransformersEncoder:
-    """An encoder of sentence-transformers (`backends.encoder.Encoder`).
+    """An encoder of sentence-transformers (`backends.encoders.encoder.Encoder`).
 
     Args:
         model: a folder, or a name on the hub (which is then fetched).
@@ -84,21 +84,17 @@ class SentenceTransformersEncoder:
 
     def encode_queries(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is looked for; see `Encoder`."""
-        return self._encode(texts, self._query_prefix, token_vectors=token_vectors, progress=None)
+        return self._encode(texts, self._query_prefix, token_vectors=token_vectors)
 
-    def encode_documents(
-        self, texts: Sequence[str], *, token_vectors: bool = False, progress: Callable[[int], None] | None = None
-    ) -> Encoded:
+    def encode_documents(self, texts: Sequence[str], *, token_vectors: bool = False) -> Encoded:
         """Encode what is searched; see `Encoder`."""
-        return self._encode(texts, self._document_prefix, token_vectors=token_vectors, progress=progress)
+        return self._encode(texts, self._document_prefix, token_vectors=token_vectors)
 
     def close(self) -> None:
         """Free the model once the calls under way have ended."""
         self._model = None
 
-    def _encode(
-        self, texts: Sequence[str], prefix: str, *, token_vectors: bool, progress: Callable[[int], None] | None
-    ) -> Encoded:
+    def _encode(self, texts: Sequence[str], prefix: str, *, token_vectors: bool) -> Encoded:
         model = self._model
         if model is None:
             raise BackendDown(f"the encoder {self.name!r} is closed")
@@ -128,8 +124,6 @@ class SentenceTransformersEncoder:
             of_tokens += self._forward(model, heads, of_prefix, into, token_vectors=token_vectors)
             tokenize_s += tokenized - begun
             infer_s += time.perf_counter() - tokenized
-            if progress is not None:
-                progress(len(part))
         return Encoded(
             vectors=unit(vectors),
             token_vectors=tuple(of_tokens) if token_vectors else None,

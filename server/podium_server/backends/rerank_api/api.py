@@ -30,8 +30,8 @@ from podium_server.backends.chat.openai.faults import (
 )
 from podium_server.backends.chat.openai.http import encoded, http_client
 from podium_server.backends.chat.openai.settings import ChatSettings
-from podium_server.backends.chat.openai.wire import error_body
 from podium_server.backends.chat.tokens import TokenCounter, load_tokens
+from podium_server.backends.json_errors import error_body
 from podium_server.backends.rerank_api.dialects import Dialect, Scale, Scored, Told, Unreadable, read, told_of
 from podium_server.errors import BackendDown, BackendRefused, ConfigInvalid, DeadlineExceeded, UnreadableReply
 from podium_server.telemetry import spans

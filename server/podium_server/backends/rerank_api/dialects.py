@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
-from podium_server.backends.chat.openai.wire import error_body
+from podium_server.backends.json_errors import error_body
 from podium_server.errors import known_names
 
 Scale: TypeAlias = Literal["probability", "logit", "cosine"]

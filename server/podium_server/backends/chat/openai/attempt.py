@@ -17,6 +17,7 @@ from podium_server.accounting.usage import Usage
 from podium_server.backends.attempts import Attempts, Bill, shown
 from podium_server.backends.chat.backend import ChatCall
 from podium_server.backends.chat.endpoints import Endpoint, Endpoints
+from podium_server.backends.chat.openai.dialects import Forms, Quirks, is_context_error
 from podium_server.backends.chat.openai.faults import (
     CONNECTION_ERRORS,
     Declined,
@@ -28,19 +29,12 @@ from podium_server.backends.chat.openai.faults import (
     is_unknown_field,
     retry_after_s,
 )
+from podium_server.backends.chat.openai.fields import chat_fields
 from podium_server.backends.chat.openai.http import encoded, http_client
+from podium_server.backends.chat.openai.replies import Answer, MalformedReply, read_answer
 from podium_server.backends.chat.openai.settings import ChatSettings
-from podium_server.backends.chat.openai.wire import (
-    Answer,
-    Forms,
-    MalformedReply,
-    Quirks,
-    chat_fields,
-    error_body,
-    is_context_error,
-    read_answer,
-)
 from podium_server.backends.chat.tokens import BYTES_PER_TOKEN, TokenCounter
+from podium_server.backends.json_errors import error_body
 from podium_server.errors import BackendRefused, DeadlineExceeded
 from podium_server.telemetry import spans
 

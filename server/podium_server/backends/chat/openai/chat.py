@@ -24,18 +24,11 @@ from podium_server.backends.chat.backend import Capability, ChatCall, ChatFailur
 from podium_server.backends.chat.endpoints import Endpoints
 from podium_server.backends.chat.label_tokens import LabelTokens
 from podium_server.backends.chat.openai.attempt import Caller, Request, Unsupported
+from podium_server.backends.chat.openai.dialects import DIALECTS, Forms, Quirks
 from podium_server.backends.chat.openai.faults import retry_after_s
+from podium_server.backends.chat.openai.fields import can_constrain, is_constrained, is_prefilled
+from podium_server.backends.chat.openai.replies import Answer, label_logprobs
 from podium_server.backends.chat.openai.settings import ChatSettings
-from podium_server.backends.chat.openai.wire import (
-    DIALECTS,
-    Answer,
-    Forms,
-    Quirks,
-    can_constrain,
-    is_constrained,
-    is_prefilled,
-    label_logprobs,
-)
 from podium_server.backends.chat.probe import Found, probe
 from podium_server.backends.chat.spans import ended, opened
 from podium_server.backends.chat.tokens import TokenCounter, load_tokens

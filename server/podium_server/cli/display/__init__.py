@@ -1,0 +1,1 @@
+"""What people see: numbers, tables, bars, and what a job says of itself."""

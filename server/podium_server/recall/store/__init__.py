@@ -1,0 +1,1 @@
+"""The durable truth of recall, one SQLite file: `store` opens it, `batch` writes, `reader` reads, `rows` go between."""
