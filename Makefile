@@ -55,7 +55,8 @@ bench-serving: $(VENV)/.dev  ## a cross-encoder behind gRPC from 0.25 to 3 × it
 	$(BIN)/python bench/serving.py
 
 soak: $(VENV)/.dev  ## ten minutes of faults under load: what is lost, what is answered, what grows; one table
-	$(BIN)/python -m tests.soak --out bench/results/faults.md
+	@mkdir -p out
+	nice -n 5 $(BIN)/python -m tests.soak --out out/faults.md
 
 fuzz: $(VENV)/.dev  ## a million hostile inputs over gRPC, HTTP/2 and REST, one table (an hour; the first time builds an environment)
 	$(BIN)/python -m tests.fuzz.by_schema

@@ -20,11 +20,11 @@ from podium_evals.first_stage import DEPTH
 from podium_evals.indexed import Indexed
 from podium_evals.recorded import RECORDINGS, replayed
 from podium_evals.results import FIRST_STAGE, Missing, Timing
-from podium_evals.runner import Here
+from podium_evals.runner import Here, Place
 from podium_evals.session import Session, Watcher
 from podium_evals.suite import Suite, SuiteError
 from podium_server import config as config_file
-from podium_server.config import Config, OpenAIModel, VllmModel
+from podium_server.config import Config, OpenAIEmbeddingsModel, OpenAIModel, RerankApiModel, VllmModel
 
 PARTS = ("suites", "recordings", "simulated", "peers")
 SHIPPED = Path(__file__).with_name("shipped.toml")
@@ -119,8 +119,12 @@ class Everything:
                 names.append(name)
         with tempfile.TemporaryDirectory(prefix="podium-evals-") as folder:
             for config, pipelines in ((self.config, names), (config_file.load(UNTRAINED), UNTRAINED_PIPELINES)):
-                index = Path(folder) / config.server.default_encoder
-                await session.run(Indexed(Here(config), index, DEPTH, session.watcher.say), pipelines)
+                encoder = config.server.default_encoder
+                place: Place = Indexed(Here(config), Path(folder) / encoder, DEPTH, session.watcher.say)
+                if isinstance(config.models.get(encoder), OpenAIEmbeddingsModel):
+                    session.missing.append(Missing("the index", f"{encoder} is an endpoint, and no network is used"))
+                    place = Here(config)
+                await session.run(place, pipelines)
 
     async def _recordings(self, session: Session, dl19: Suite | None) -> None:
         lists = self.data / "eval" / DL19.source
@@ -195,10 +199,10 @@ def published(session: Session, dl19: Suite | None) -> list[dict[str, Any]]:
 
 
 def _endpoints(config: Config, pipeline: str) -> list[str]:
-    """Return the chat models that a pipeline names."""
+    """Return the models that a pipeline names and that are not those of this process, or not for two processors."""
     said = config.pipelines[pipeline].model_dump_json()
     return [
         name
         for name, model in config.models.items()
-        if isinstance(model, OpenAIModel | VllmModel) and f'"{name}"' in said
+        if isinstance(model, OpenAIModel | OpenAIEmbeddingsModel | RerankApiModel | VllmModel) and f'"{name}"' in said
     ]

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from podium_evals.runner import Here, narrowed
 from podium_evals.suite import Suite
@@ -45,6 +46,7 @@ class Indexed:
     depth: int
     say: Callable[[str], None]
     _refused: dict[str, int] = field(init=False, default_factory=dict)
+    """Documents that the index refused, by suite: of those that are indexed to their end."""
 
     async def check(self, pipelines: Sequence[str]) -> None:
         """Refuse names that there are not. See `Here.check`."""
@@ -75,7 +77,8 @@ class Indexed:
         config = narrowed(self.here.config, name, concurrency, also=(self.here.config.server.default_encoder,))
         # What models said of other suites stays with them: figures must not depend on what ran before.
         config = config.model_copy(update={"server": config.server.model_copy(update={"verdict_cache": False})})
-        podium = Podium(config, data_dir=self.folder / suite.name)
+        # Quoted: a suite may be called anything, and two that differ must not share a store.
+        podium = Podium(config, data_dir=self.folder / f"suite-{quote(suite.name, safe='')}")
         try:
             await podium.start()
             await self._index(podium, suite)
@@ -87,8 +90,10 @@ class Indexed:
     async def _index(self, podium: Podium, suite: Suite) -> None:
         collections = podium.collections
         assert collections is not None
-        if COLLECTION in {row.name for row in await collections.list()}:
+        if suite.name in self._refused:
             return
+        if COLLECTION in {row.name for row in await collections.list()}:
+            await collections.delete(COLLECTION)  # an attempt before this one broke off in the middle
         self.say(f"{suite.name}: indexing {len(suite.corpus):,} documents")
         encoder = podium.config.server.default_encoder
         await collections.create(COLLECTION, CollectionSettings(encoder, token_vectors=True))

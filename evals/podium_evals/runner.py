@@ -167,14 +167,14 @@ async def run_pipeline(
             answers[given.line] = await ranker.rank(given)
         tell(len(answers), len(lists))
 
-    async with place.ranker(name, concurrency, suite) as ranker:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for given in lists:
-                    group.create_task(rank(given))
-        except asyncio.CancelledError:
-            done = [number for number in range(1, len(lists) + 1) if number in answers]
-            raise Interrupted(tuple(_ranking(suite.topics[n - 1], answers[n]) for n in done)) from None
+    try:
+        # Getting ready may take minutes, where a corpus is indexed.
+        async with place.ranker(name, concurrency, suite) as ranker, asyncio.TaskGroup() as group:
+            for given in lists:
+                group.create_task(rank(given))
+    except asyncio.CancelledError:
+        done = [number for number in range(1, len(lists) + 1) if number in answers]
+        raise Interrupted(tuple(_ranking(suite.topics[n - 1], answers[n]) for n in done)) from None
     warnings = Counter(
         warned.code for answer in answers.values() if not isinstance(answer, Failed) for warned in answer.warnings
     )

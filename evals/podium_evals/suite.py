@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TextIO
 
 from podium_server.errors import InvalidRequest
+from podium_server.jobs.json_lines import BROKEN_OFF
 from podium_server.jobs.qrels import read_qrels as read_judgments
 
 IRDS = "ir_datasets:"
@@ -132,8 +133,9 @@ def checked(suite: Suite) -> Suite:
     warnings = list(suite.warnings)
 
     def warn(topics: Sequence[str], what: str) -> None:
-        if topics:
-            warnings.append(f"{listed(topics, 'query', 'queries')} {what}")
+        # Lists that were made of a corpus are looked at a second time.
+        if topics and (told := f"{listed(topics, 'query', 'queries')} {what}") not in warnings:
+            warnings.append(told)
 
     judged = [topic for topic in suite.topics if suite.qrels.get(topic.qid)]
     warn(
@@ -193,7 +195,20 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
         found = read_judgments(path)
     except (OSError, InvalidRequest) as error:
         raise SuiteError(str(error)) from error
-    return {qid: {docid: int(grade) for docid, grade in judged.items()} for qid, judged in found.items()}
+    return {
+        qid: {docid: _whole(grade, f"{path}: query {qid}, document {docid}") for docid, grade in judged.items()}
+        for qid, judged in found.items()
+    }
+
+
+def _whole(grade: Any, where: str) -> int:
+    """Return a grade. A half, cut off, would be irrelevant, and nobody would be told."""
+    try:
+        if float(grade).is_integer():
+            return int(float(grade))
+    except (TypeError, ValueError):
+        pass
+    raise SuiteError(f"{where}: the grade is {grade!r}, and a whole number is needed")
 
 
 def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
@@ -240,7 +255,8 @@ def _from_lists(path: Path, qrels: Path | None) -> Suite:
         judged = own.setdefault(qid, {})
         for candidate in given:
             if candidate.get("judged", True) and candidate.get("rel") is not None:
-                judged[str(candidate["docid"])] = int(candidate["rel"])
+                docid = str(candidate["docid"])
+                judged[docid] = _whole(candidate["rel"], f"{path}, line {number}: document {docid}")
     name = path.name.split(".")[0]
     if qrels is not None:
         return Suite(name, tuple(topics), read_qrels(qrels))
@@ -375,7 +391,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield number, line.rstrip("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (*BROKEN_OFF, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: cannot be read: {error}") from error
 
 

@@ -155,6 +155,30 @@ def test_a_context_for_http_follows_the_files(tmp_path: Path, authority: Authori
     assert certificates.expires_s == pytest.approx(Certificates(TlsSection(**tls(tmp_path))).expires_s)
 
 
+def test_files_that_change_while_a_context_reads_them_change_nothing(
+    tmp_path: Path, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read once more for each context, after they were tried; a rotation may be faster."""
+    put(authority.sign("one"), tmp_path)
+    certificates = Certificates(TlsSection(**tls(tmp_path)))
+    context = certificates.context()
+    before = certificates.material
+    put(authority.sign("two"), tmp_path)
+    fill = certificates._fill
+
+    def half_a_rotation(given: ssl.SSLContext) -> None:
+        if given is context:
+            raise ConfigInvalid("the key is already the next one's")
+        fill(given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(certificates, "_fill", half_a_rotation)
+        assert certificates.changed() is None
+        assert certificates.material is before
+        assert certificates.failures == 1
+    assert certificates.changed() is certificates.material is not before
+
+
 def test_a_server_does_not_start_with_bad_certificates(tmp_path: Path, authority: Authority) -> None:
     put(authority.sign("one"), tmp_path)
     (tmp_path / "server.key").write_bytes(authority.sign("other")[1].read_bytes())

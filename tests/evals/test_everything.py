@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from podium_evals.catalogue import DL19, SUITES
-from podium_evals.everything import Everything, published
+from podium_evals.everything import Everything, _endpoints, published
 from podium_evals.first_stage import with_lists
 from podium_evals.recorded import RECORDINGS, replayed
 from podium_evals.replay import DATA
@@ -75,6 +75,21 @@ async def test_what_cannot_be_had_is_named(data: Path, tmp_path: Path) -> None:
     assert missing["pipeline far"].startswith("asks far")
     assert "not asked for" in missing["simulated"]
     assert [row["same"] for row in results.sections["published"]] == [False, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("section", "stage"),
+    [
+        ('backend = "openai-embeddings"\nmodel = "m"\nbase_url = "http://127.0.0.1:9/v1"', 'scoring = "cosine"'),
+        ('backend = "rerank-api"\ndialect = "tei"\nmodel = "m"\nbase_url = "http://127.0.0.1:9"', ""),
+    ],
+)
+def test_whatever_is_behind_a_network_is_left_out(tmp_path: Path, section: str, stage: str) -> None:
+    stages = f'stages = [{{ strategy = "pointwise", model = "far"{", " + stage if stage else ""} }}]'
+    (tmp_path / "podium.toml").write_text(f"[models.far]\n{section}\n[pipelines.far]\n{stages}\n")
+    loaded = config.load(tmp_path / "podium.toml")
+    assert _endpoints(loaded, "far") == ["far"]
+    assert _endpoints(loaded, "balanced") == []
 
 
 async def test_nothing_at_all_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from podium_evals.first_stage import with_lists
 from podium_evals.indexed import Indexed
@@ -15,6 +19,8 @@ from podium_evals.runner import Here, run_pipeline
 from podium_evals.session import Session, save
 from podium_evals.suite import Suite, Topic, checked
 from podium_server import config
+from podium_server.errors import Unavailable
+from podium_server.recall.document import Document
 from tests.evals.test_runner import Quiet, suite
 
 CORPUS = {
@@ -36,6 +42,10 @@ def indexed(tmp_path: Path, said: list[str]) -> Indexed:
     return Indexed(Here(config.load(None)), tmp_path, 3, said.append)
 
 
+def names_in(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]
+
+
 async def test_pipelines_find_what_shares_no_word_with_the_query(tmp_path: Path) -> None:
     said: list[str] = []
     place, whole = indexed(tmp_path, said), collection()
@@ -51,6 +61,23 @@ async def test_pipelines_find_what_shares_no_word_with_the_query(tmp_path: Path)
     assert [line for line in said if "indexing" in line] == ["animals: indexing 4 documents"]
     assert [line for line in said if "cannot" in line] == [said[1]]
     assert "empty" in said[1]
+
+
+async def test_an_index_that_broke_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pipelines after the first would be measured over half of a corpus, and nobody would know."""
+    place, whole = indexed(tmp_path, []), replace(collection(), name="../animals")
+
+    async def half(of: Suite) -> AsyncIterator[Document]:
+        yield Document("cats", of.corpus["cats"])
+        raise Unavailable("the encoder is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("podium_evals.indexed._documents", half)
+        with pytest.raises(Unavailable):
+            await run_pipeline(whole, place, "recall")
+    system = await run_pipeline(whole, place, "recall")
+    assert set(system.rankings[0].docids) == {"cats", "felines", "bread"}
+    assert names_in(tmp_path) == ["suite-..%2Fanimals"]
 
 
 async def test_lists_are_ranked_as_they_are(tmp_path: Path) -> None:

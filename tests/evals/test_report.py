@@ -249,6 +249,9 @@ def test_mistakes_are_told_apart() -> None:
     assert classify(["s", "x", "r"], ["r", "x", "s"], {"r": 2, "s": 2}, depth=1).demoted == ()
     assert classify(["r", "x"], ["r", "x"][::-1], {"x": 0}, depth=1).promoted == ()
     assert classify(["x"], [], {"x": 1}).demoted == ()
+    # Who recalls for itself has candidates that the first stage did not bring.
+    own = classify(["x"], ["n", "r"], {"r": 1, "n": 0}, depth=1)
+    assert (own.promoted, own.nothing_there) == (("n",), False)
 
 
 @given(st.integers(0, 400))

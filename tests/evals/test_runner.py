@@ -143,6 +143,25 @@ async def test_what_was_done_outlives_an_interruption(tmp_path: Any) -> None:
     assert {line.split()[0] for line in partial.splitlines()} == {"0", "1"}
 
 
+async def test_getting_ready_may_be_interrupted_too() -> None:
+    """A corpus is indexed for minutes before the first query is ranked."""
+
+    class Slow(Stand):
+        @contextlib.asynccontextmanager
+        async def ranker(self, name: str, concurrency: int, suite: Suite) -> AsyncIterator[Stand]:
+            self.begun.set()
+            await asyncio.Event().wait()
+            yield self
+
+    place, session = Slow(), Session([suite()], Quiet())
+    work = asyncio.create_task(session.run(place, ["mine"]))  # type: ignore[arg-type]
+    await place.begun.wait()
+    work.cancel()
+    await work
+    assert session.interrupted
+    assert [one.why for one in session.results().missing] == ["interrupted after 0 of 4 queries: not in the tables"]
+
+
 async def test_a_system_that_was_done_stays_when_a_later_one_is_interrupted() -> None:
     place = Stand(stops_at="3")
     done = Session([suite()], Quiet())

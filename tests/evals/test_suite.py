@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from podium_evals.first_stage import with_lists
+from podium_evals.online.traffic import lines_of
 from podium_evals.replay import DATA
 from podium_evals.suite import SuiteError, limited, read_qrels, read_run, read_suite
 
@@ -99,6 +101,18 @@ def test_what_is_odd_is_counted(tmp_path: Path) -> None:
     assert [topic.qid for topic in suite.judged_topics] == ["1", "4", "5"]
 
 
+def test_a_file_that_is_damaged_in_its_middle_is_refused(tmp_path: Path) -> None:
+    file = lists(tmp_path, *(row(str(number), "a", "b", rel=1) for number in range(500)), name="lists.jsonl.gz")
+    whole = bytearray(file.read_bytes())
+    whole[10:20] = b"\xff" * 10  # behind the header, a kind of block that there is not
+    for damaged in (bytes(whole), file.read_bytes()[:-20]):
+        file.write_bytes(damaged)
+        with pytest.raises(SuiteError, match="cannot be read"):
+            read_suite(file)
+        with pytest.raises(SuiteError, match="cannot be read"):
+            list(lines_of(file))
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     good = qrels(tmp_path, "1 0 a 1\n")
 
@@ -113,6 +127,8 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     refused(row("2", "a"), by="none of its 1 queries has a judgment")
     refused(row("1", "a", score=float("nan")), by="no number")
     refused(row("1", "a"), judged=None, by="no qrels were given")
+    refused(row("1", "a", rel=0.5), judged=None, by="line 1: document a: the grade is 0.5")
+    refused(row("1", "a", rel="high"), judged=None, by="line 1: document a: the grade is 'high'")
     refused({"qid": "1"}, by="line 1: is no list")
     refused(by="no queries")
     with pytest.raises(SuiteError, match="no such file"):
@@ -130,7 +146,15 @@ def test_a_broken_run_is_refused_with_the_line(tmp_path: Path, line: str) -> Non
         read_run(file)
 
 
-@pytest.mark.parametrize("text", ["", "1 0\n", "1 0 a much\n"])
+def test_what_is_odd_about_a_corpus_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "a", "text": "cats"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "1", "text": "cats"}\n{"_id": "2", "text": "cats"}\n')
+    qrels(tmp_path, "1 0 a 1\n2 0 a 0\n")
+    suite = with_lists(read_suite(tmp_path))
+    assert sum("without a relevant document" in warning for warning in suite.warnings) == 1
+
+
+@pytest.mark.parametrize("text", ["", "1 0\n", "1 0 a much\n", "1 0 a 0.5\n"])
 def test_broken_judgments_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(SuiteError):
         read_qrels(qrels(tmp_path, text))

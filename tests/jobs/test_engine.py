@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from podium_server.accounting.ledger import Ledger
 from podium_server.jobs.budget import BudgetSpent
 from podium_server.jobs.engine import Engine, ListFailed, Outage
-from podium_server.jobs.lists import CandidateList
+from podium_server.jobs.lists import BadLine, CandidateList
 from podium_server.jobs.ranking import COMPLETE, Answer, Failed, Ranked
 
 ANSWERED, DOWN, INVALID = "answered", "BACKEND_DOWN", "INVALID_REQUEST"
@@ -78,11 +78,16 @@ def test_no_list_is_given_up_while_nobody_answers(
     if not patience:
         assert stopped is None
         return
-    # What was written of an outage had an answer after it, by the clock.
+    # What was written of an outage had an answer after it, by the clock; or what asked nobody took all places.
+    window = concurrency + max(concurrency, patience)
     ended = {place: at for at, place in enumerate(ranker.ended)}
-    answers = [ended[place] for place in ended if fates[place] not in OUT]
+    answers = [ended[place] for place in ended if fates[place] == ANSWERED]
     for place in places if stopped else ():
-        assert fates[place] not in OUT or ended[place] < max(answers)
+        assert (
+            fates[place] not in OUT
+            or ended[place] < max(answers, default=-1)
+            or INVALID in fates[place : place + window]
+        )
     # It stops after as many failures as it was told, and where so many follow each other that no place is left
     # for anybody behind them.
     if stopped is not None:
@@ -99,6 +104,18 @@ async def test_who_answered_before_the_outage_says_nothing_of_it() -> None:
     engine = Engine(Scripted(fates, [9, 0, 0, 9, 9]), written.append, concurrency=5, patience=3)
     with pytest.raises(Outage):
         await engine.run(iter([a_list(place) for place in range(5)]))
+    assert written == []
+
+
+async def test_what_asks_nobody_does_not_end_an_outage() -> None:
+    """A line that is no list, a list of nothing, a list that is refused: all done at once, and nobody was there."""
+    written: list[Answer] = []
+    nothing = a_list(2)._replace(docids=(), ids=(), texts=(), prior_scores=())
+    lines = [a_list(0), BadLine(2, "is no JSON"), nothing, a_list(3), a_list(4), a_list(5)]
+    fates = [DOWN, "", ANSWERED, INVALID, DOWN, DOWN]
+    engine = Engine(Scripted(fates, [0] * 6), written.append, concurrency=3, patience=3)
+    with pytest.raises(Outage):
+        await engine.run(iter(lines))
     assert written == []
 
 

@@ -50,6 +50,7 @@ def test_below_nothing_is_judged_and_gains_nothing(tmp_path: Path) -> None:
         ("q1 0 a nan\n", "qrels, line 1: the grade is 'nan'"),
         ("q1 0 a 1\n\nq1 0 a 2\n", "qrels, line 3: query q1 has document a twice, with the grades 1 and 2"),
         ("", "qrels: has no judgments"),
+        ("\u00a0\nq1 0 a 1\n", "qrels, line 1: 0 columns"),
     ],
 )
 def test_what_is_none_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from podium_server.labels.agreement import kendall_tau
-from podium_server.labels.format import Label, Unlabelled, parsed, read_labels, read_lines
-from podium_server.labels.labeller import sampled_pairs
+from podium_server.labels.format import Label, Unlabelled, Verdict, parsed, read_labels, read_lines
+from podium_server.labels.labeller import _Heard, sampled_pairs, sorted_verdicts
 from podium_strategies import prompts
 from tests.labels.conftest import Podium, Teacher, a_list, by_worth, read_rows, write_rows
 
@@ -112,6 +112,14 @@ def test_pairs_are_drawn_alike_for_ever() -> None:
     assert sampled_pairs((4, 2, 0, 1, 3), 3, 4, seed=1, salt=7) == [(0, 1), (0, 2), (1, 4)]
     assert sampled_pairs((4, 2, 0), 99, 2, seed=1, salt=7) == [(2, 4)]
     assert sampled_pairs((0,), 3, 4, seed=1, salt=7) == []
+
+
+def test_verdicts_that_differ_stand_in_one_order_whoever_came_first() -> None:
+    """A model that samples says several things of one pair; a resumed job writes them as the undisturbed one does."""
+    verdicts = [Verdict(0, 1, at / 64) for at in range(64)]
+    for given in (verdicts, verdicts[::-1]):
+        heard = [_Heard((), (), "", frozenset({one}), 0, 0, 0) for one in given]
+        assert sorted_verdicts(heard) == tuple(verdicts)
 
 
 def test_grades_do_not_change_with_the_order_of_the_list(podium: Podium, tmp_path: Path) -> None:

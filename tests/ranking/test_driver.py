@@ -196,6 +196,23 @@ async def test_a_cancelled_request_stops_its_judges_and_keeps_the_bill() -> None
     assert ranker.spent_on_cancelled.calls == 4, "three answers and the call under way"
 
 
+async def test_what_is_known_of_lost_money_is_not_lost_behind_what_is_not() -> None:
+    def hanging(**more: Any) -> ScriptedJudge:
+        return judged(4, delay_s=lambda _: 60.0, **more)
+
+    judges = {"free": hanging(), "dear": hanging(prices=Prices(usd_per_call=1.0))}
+    pipelines = [pipeline(judges, {"strategy": "pointwise", "model": name}, name=name) for name in judges]
+    ranker = reranker(*pipelines)
+    for name in judges:
+        task = asyncio.create_task(ranker.rerank(request(4, pipeline=name)))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert ranker.spent_on_cancelled.calls == 8
+    assert ranker.spent_on_cancelled.cost_nano_usd is None
+    assert ranker.known_nano_usd_on_cancelled == 4_000_000_000
+
+
 async def test_a_plug_in_that_is_broken_is_our_error_and_ends() -> None:
     judge = judged(10)
     judge.oracle.answer = lambda question: None  # type: ignore[method-assign]  # no answer that a plan can use
@@ -378,3 +395,17 @@ async def test_an_estimate_tells_the_time_once_it_was_measured() -> None:
     await ranker.rerank(request(10))
     quote = ranker.estimate(request(10))[1]
     assert quote.time_s == pytest.approx(4 * 0.01), "four rounds of one call, at what the judge said a call took"
+
+
+async def test_stages_that_came_with_a_request_are_measured_whatever_they_are_called() -> None:
+    judges = {name: judged(10, delay_s=lambda number: 0.01, model=name) for name in ("m", "other")}
+
+    def named(name: str, model: str = "m") -> Any:
+        return request(
+            10, inline=({"strategy": "sliding-window", "size": 4, "stride": 2, "model": model, "name": name},)
+        )
+
+    ranker = reranker(pipeline(judges, WINDOW), judges=judges)
+    await ranker.rerank(named("first"))
+    assert ranker.estimate(named("second"))[1].time_s == pytest.approx(4 * 0.01), "names are callers' to invent"
+    assert ranker.estimate(named("first", "other"))[1].time_s is None

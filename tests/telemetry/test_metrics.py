@@ -13,10 +13,14 @@ import grpc
 import pytest
 
 from podium.v1 import rerank_service_pb2
+from podium_server.accounting.ledger import Account, Ledger
 from podium_server.accounting.prices import Prices
+from podium_server.accounting.usage import Usage
 from podium_server.config import parse
 from podium_server.errors import BackendDown, ConfigInvalid
 from podium_server.limits import Limits
+from podium_server.ranking.guard import Work
+from podium_server.ranking.request import RankRequest
 from podium_server.telemetry import metrics
 from podium_server.telemetry.metrics import Metric
 from podium_server.telemetry.recorder import Bounded, Recorder
@@ -119,6 +123,19 @@ async def test_a_caller_who_goes_away_is_counted_with_what_was_spent() -> None:
     assert now("podium_calls_total", code="CANCELLED") == 1
     assert now("podium_requests_total", outcome="cancelled") == 1
     assert spent.calls == now("podium_model_calls_total", pipeline="points") == 8
+
+
+def test_what_is_known_of_a_tenants_cost_counts_beside_what_is_not() -> None:
+    registry = Registry()
+    recorder = Recorder(registry, pipelines=("p",), limits=(), tenant_of=lambda: "acme")
+    ledger = Ledger()
+    for stage, usage in (
+        ("own", Usage(calls=1, cost_nano_usd=None)),
+        ("dear", Usage(calls=1, cost_nano_usd=5 * 10**9)),
+    ):
+        ledger.open(Account(stage, stage, usage=usage))
+    recorder.done(Work(RankRequest("q", ()), "p", ledger), "complete")
+    assert scrape.of(registry)("podium_tenant_cost_usd_total", tenant="acme") == 5
 
 
 async def test_items_of_a_batch_are_refused_one_by_one() -> None:

@@ -272,6 +272,21 @@ async def test_a_caller_who_leaves_takes_both_along(tmp_path: Path) -> None:
         assert podium.reranker.spent_on_cancelled.calls == 5, "nobody reads either of their ledgers"
 
 
+async def test_a_caller_who_leaves_while_only_the_challenger_is_at_work_has_spent_both(tmp_path: Path) -> None:
+    judge = ScriptedJudge(JUDGE, delay_s=lambda number: 3600 if number else 0.0)
+    podium = challenged(tmp_path / "log", judge, mode="interleaved")
+    given = ChallengerSection(pipeline="points", mode="interleaved", share=1, patience_s=30)
+    experiments(podium).challengers = {"window": given}
+    async with serving(podium) as stubs:
+        call = asyncio.ensure_future(stubs.rerank.Rerank(request(4, "window"), timeout=30))
+        await until(lambda: len(judge.asked) == 5)
+        await asyncio.sleep(0.1)  # the incumbent has its one answer
+        call.cancel()
+        await until(lambda: judge.cancelled == 4)
+        await until(lambda: podium.reranker.running == 0)
+        assert podium.reranker.spent_on_cancelled.calls == 5
+
+
 async def test_a_request_with_a_counted_budget_is_not_interleaved(tmp_path: Path) -> None:
     podium = challenged(tmp_path / "log", mode="interleaved")
     async with serving(podium) as stubs:

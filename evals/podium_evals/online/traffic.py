@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from podium_evals.suite import SuiteError
+from podium_server.jobs.json_lines import BROKEN_OFF
 from podium_server.ranking.ranking_log import FORMAT
 
 INCUMBENT, CHALLENGER = "incumbent", "challenger"
@@ -130,7 +131,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (*BROKEN_OFF, UnicodeDecodeError) as error:
         raise SuiteError(f"{path}: cannot be read: {error}") from error
 
 

@@ -37,7 +37,9 @@ def classify(first: Sequence[str], order: Sequence[str], grades: Mapping[str, in
         depth: ranks that count as the top.
 
     """
-    nothing_there = not any(grades.get(docid, 0) > 0 for docid in first)
+    # A system that recalls for itself has candidates that did not come.
+    candidates = tuple(dict.fromkeys((*first, *order)))
+    nothing_there = not any(grades.get(docid, 0) > 0 for docid in candidates)
     before, top = set(first[:depth]), order[:depth]
     if not top:
         return Mistakes((), (), (), nothing_there)
@@ -45,7 +47,7 @@ def classify(first: Sequence[str], order: Sequence[str], grades: Mapping[str, in
     lowest = min(grades.get(docid, 0) for docid in top)
     left = [docid for docid in first[:depth] if docid not in within]
     came = [docid for docid in top if docid not in before]
-    waiting = any(grades.get(docid, 0) > 0 for docid in first if docid not in within)
+    waiting = any(grades.get(docid, 0) > 0 for docid in candidates if docid not in within)
     return Mistakes(
         demoted=tuple(docid for docid in left if grades.get(docid, 0) > max(0, lowest)),
         promoted=tuple(docid for docid in came if docid in grades and grades[docid] <= 0 and waiting),

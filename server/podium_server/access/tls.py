@@ -79,6 +79,10 @@ class Certificates:
                     return None
                 self._looked = looked
                 material = self._load()
+                changed = material.digest != self.material.digest
+                # Files may change again while contexts are filled, which read them by themselves.
+                for context in self._contexts if changed else ():
+                    self._fill(context)
             except ConfigInvalid as error:
                 self.failures += 1
                 self._looked = ()  # so that it is tried again: a rotation writes one file after the other
@@ -87,13 +91,11 @@ class Certificates:
                     log.error("new certificates cannot be used, and the old ones go on: %s", error.message)
                 return None
             self._told = ""
-            if material.digest == self.material.digest:
+            if not changed:
                 return None
             self.material = material
             self.expires_s = _expiry(self._paths[0])
             self.reloads += 1
-            for context in self._contexts:
-                self._fill(context)
             log.info("new certificates are in use", extra={"certificate": str(self._paths[0])})
             return material
 
@@ -125,11 +127,12 @@ class Certificates:
         """Read the files, and try whether they can be used together."""
         try:
             material = Material(*(path.read_bytes() for path in self._paths))
+            self._fill(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+            again = Material(*(path.read_bytes() for path in self._paths))
         except OSError as error:
             raise ConfigInvalid(f"{error.filename}: cannot be read: {error.strerror}") from error
-        self._fill(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
         # Between the two, a file may have changed; what was tried is what is used.
-        if material.digest != Material(*(path.read_bytes() for path in self._paths)).digest:
+        if material.digest != again.digest:
             raise ConfigInvalid(f"{self._paths[0]}: changes while it is read")
         return material
 

@@ -66,6 +66,11 @@ class Ledger:
         """Questions answered or under way, all stages."""
         return sum(account.questions for account in self)
 
+    @property
+    def known_nano_usd(self) -> int:
+        """What is known of the cost, which as a whole is unknown where one stage's is."""
+        return sum(account.usage.cost_nano_usd or 0 for account in self)
+
     def total(self) -> Usage:
         """Return the sum over all stages."""
         total = Usage()

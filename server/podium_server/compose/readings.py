@@ -43,7 +43,7 @@ def of_reranker(reranker: Reranker) -> Iterator[Reading]:
     spent = reranker.spent_on_cancelled
     yield Reading(metrics.CANCELLED_TOKENS, spent.tokens)
     yield Reading(metrics.CANCELLED_CALLS, spent.calls)
-    yield Reading(metrics.CANCELLED_COST, (spent.cost_nano_usd or 0) / NANO_PER_USD)
+    yield Reading(metrics.CANCELLED_COST, reranker.known_nano_usd_on_cancelled / NANO_PER_USD)
 
 
 def of_models(models: Models) -> Iterator[Reading]:

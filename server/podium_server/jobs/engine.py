@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, takewhile
 
+from podium_server.errors import InvalidRequest
 from podium_server.jobs.budget import BudgetSpent
 from podium_server.jobs.lists import BadLine, CandidateList, Line
 from podium_server.jobs.ranking import Answer, Failed, InstantRanker, Ranker
@@ -211,7 +212,7 @@ class Engine:
         assert task is not None
         self._ended += 1
         self._ended_at[task] = self._ended
-        if not self._held(answer):
+        if _was_asked(line, answer) and not self._held(answer):
             self._answered_last = self._ended
         return answer
 
@@ -265,6 +266,11 @@ class Engine:
 def _reason(answer: Answer) -> str:
     """Return the reason of the error that a list met; empty where it met none, or nobody says."""
     return answer.cause or (answer.reason if isinstance(answer, Failed) else "")
+
+
+def _was_asked(line: Line, answer: Answer) -> bool:
+    """Tell whether an answer says that somebody is there. A list that is none, is empty or is refused asks nobody."""
+    return isinstance(line, CandidateList) and bool(line.docids) and _reason(answer) != InvalidRequest.reason
 
 
 def _has_answer(task: asyncio.Task[Answer]) -> bool:

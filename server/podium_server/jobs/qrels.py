@@ -32,7 +32,7 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, float]]:
             words = line.decode("utf-8").split()
         except UnicodeDecodeError as error:
             raise InvalidRequest(where(path, number), f"is no UTF-8 at byte {error.start}") from error
-        if number == 1 and words[-1] == "score":
+        if number == 1 and words[-1:] == ["score"]:
             continue
         if len(words) not in (3, 4):
             raise InvalidRequest(

@@ -12,8 +12,8 @@ REST_S = 0.5
 REST_S_MAX = 15.0
 
 SENT_MAX = 6
-"""How often a list is sent before its failure is its answer. Where everybody rests each time, that takes half a
-minute: as long as a machine or a process takes to come back."""
+"""How often a list is sent before its failure is its answer. Where everybody rests each time, that takes a quarter
+of a minute: as long as a process takes to come back."""
 
 
 @dataclass(slots=True, kw_only=True)

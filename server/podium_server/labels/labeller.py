@@ -278,7 +278,11 @@ def _verdicts(outcome: Outcome, places: Sequence[int]) -> list[Verdict]:
 def sorted_verdicts(heard: Sequence[_Heard]) -> tuple[Verdict, ...]:
     """Return every verdict of all runs once, in an order that does not depend on which reply came first."""
     every = frozenset[Verdict]().union(*(one.verdicts for one in heard))
-    return tuple(sorted(every, key=lambda one: (min(one.first, one.second), max(one.first, one.second), one.first)))
+    return tuple(
+        sorted(
+            every, key=lambda one: (min(one.first, one.second), max(one.first, one.second), one.first, one.first_wins)
+        )
+    )
 
 
 def joined_runs(runs: Sequence[_Heard]) -> tuple[Order, tuple[float | None, ...], str]:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from podium_server.accounting.ledger import Ledger
+from podium_server.accounting.ledger import Account, Ledger
 from podium_server.accounting.usage import Usage
 from podium_server.config import PipelineSection, parse_stage
 from podium_server.errors import ConfigInvalid, InvalidRequest, NotFound, Overloaded, PodiumError, Unavailable
@@ -63,6 +63,8 @@ class Reranker:
     refused: int = field(init=False, default=0)
     spent_on_cancelled: Usage = field(init=False, default_factory=Usage)
     """What requests had used whose callers went away: no answer carries it, and it was paid for."""
+    known_nano_usd_on_cancelled: int = field(init=False, default=0)
+    """What is known of its cost, which as a whole is unknown for good after one request without a price."""
     _round_s: dict[tuple[str, str], float] = field(init=False, default_factory=dict)
     _idle: asyncio.Event = field(init=False, default_factory=asyncio.Event)
 
@@ -149,21 +151,23 @@ class Reranker:
             PodiumError: with `spent`, the ledger of what was used until then.
 
         """
+        opened: list[Ledger] = []
+
+        def watched(tell: Callable[[Ledger], None] | None) -> Callable[[Ledger], None]:
+            def enter(ledger: Ledger) -> None:
+                opened.append(ledger)
+                if tell is not None:
+                    tell(ledger)
+
+            return enter
 
         def run(given: RankRequest) -> Coroutine[None, None, Outcome]:
-            return self._rank(given, deadline_at, ledger_before, warnings, on_snapshot, on_ledger)
-
-        others: list[Ledger] = []
+            return self._rank(given, deadline_at, ledger_before, warnings, on_snapshot, watched(on_ledger))
 
         async def beside(
             request: RankRequest, deadline_at: float | None, on_ledger: Callable[[Ledger], None]
         ) -> Outcome:
-            def opened(ledger: Ledger) -> None:
-                others.append(ledger)
-                on_ledger(ledger)
-
-            # One that is stopped is on the bill of whoever stopped it: the caller's, or the shadow's.
-            return await self._rank(request, deadline_at, None, (), None, opened, lost=False)
+            return await self._rank(request, deadline_at, None, (), None, watched(on_ledger))
 
         try:
             if self.experiments is None or request.caller is None:
@@ -171,9 +175,11 @@ class Reranker:
             name = "" if request.inline is not None else request.pipeline or self.default_pipeline
             return await self.experiments.rank(name, request, request.caller, run, beside, deadline_at=deadline_at)
         except asyncio.CancelledError:
-            # The caller went away from both. A shadow begins only when the answer is gone, and is not among these.
-            for ledger in others:
+            # Nobody is left to read these, an incumbent's that had ended among them, and the money is spent all the
+            # same. A shadow begins only when the answer is gone, and has an account of its own.
+            for ledger in opened:
                 self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
+                self.known_nano_usd_on_cancelled += ledger.known_nano_usd
             raise
         except PodiumError as error:
             # Refused before anybody was asked: the recall before it is on the bill all the same.
@@ -188,11 +194,8 @@ class Reranker:
         ledger_before: Ledger | None,
         warnings: tuple[Warned, ...],
         on_snapshot: Callable[[Snapshot], None] | None,
-        on_ledger: Callable[[Ledger], None] | None,
-        *,
-        lost: bool = True,
+        on_ledger: Callable[[Ledger], None],
     ) -> Outcome:
-        """Rank a request; `lost` says whether nobody reads the ledger of one that is cancelled."""
         began = time.monotonic()
         pipeline = self.pipeline(request)
         n = len(request.candidates)
@@ -201,19 +204,12 @@ class Reranker:
             ledger.accounts = {**ledger_before.accounts, **ledger.accounts}
             ledger.critical_path_s = ledger_before.critical_path_s
             began -= ledger_before.wall_s
-        if on_ledger is not None:
-            on_ledger(ledger)
+        on_ledger(ledger)
         work = Work(request, pipeline.name, ledger)
         async with AsyncExitStack() as inside:
             for guard in self.guards:
                 await inside.enter_async_context(guard(work))
-            try:
-                outcome = await self._run(work, pipeline, seats, deadline_at, began, warnings, on_snapshot)
-            except asyncio.CancelledError:
-                # Nobody is left to read this ledger, and the money is spent all the same.
-                if lost:
-                    self.spent_on_cancelled = self.spent_on_cancelled + ledger.total()
-                raise
+            outcome = await self._run(work, pipeline, seats, deadline_at, began, warnings, on_snapshot)
             work.outcome = outcome
         return outcome
 
@@ -272,7 +268,7 @@ class Reranker:
         """Remember how long a round of each stage takes, the last requests counting most."""
         for account in ledger:
             if account.rounds:
-                key = (pipeline, account.stage)
+                key = _measured_as(pipeline, account)
                 round_s = account.critical_path_s / account.rounds
                 self._round_s[key] = round_s + 0.8 * (self._round_s.get(key, round_s) - round_s)
 
@@ -281,7 +277,7 @@ class Reranker:
         stages: dict[str, float] = {}
         for voice in quote.voices:
             if voice.rounds:
-                round_s = self._round_s.get((pipeline, voice.account.stage))
+                round_s = self._round_s.get(_measured_as(pipeline, voice.account))
                 if round_s is None:
                     return None
                 stage = voice.account.stage.partition(".")[0]
@@ -316,6 +312,15 @@ class Reranker:
         except TimeoutError:
             return False
         return True
+
+
+def _measured_as(pipeline: str, account: Account) -> tuple[str, str]:
+    """Return under which name a stage's rounds are remembered.
+
+    Names of stages that came with a request are the caller's to choose: without a bound, and of whatever kind. They go
+    by their strategy and model.
+    """
+    return (pipeline, account.stage) if pipeline else ("", f"{account.strategy} {account.model}")
 
 
 def _too_large(error: PlanTooLarge) -> InvalidRequest:

@@ -161,6 +161,9 @@ async def attended(work: Coroutine[Any, Any, T], receive: Receive) -> T:
         return working.result()
     finally:
         await ended(working, watching)
+        # Its error has this frame in its traceback: they would keep each other, and the message, until the collector
+        # comes.
+        del working
 
 
 async def ended(*tasks: asyncio.Task[Any]) -> None:

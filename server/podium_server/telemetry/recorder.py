@@ -169,9 +169,8 @@ class Recorder:
                     self._repairs.labels(account.model, self._repair(name)).inc(count)
         tenant = self._tenant_of()
         if tenant:
-            total = ledger.total()
-            self._tenant_tokens.labels(self._tenant(tenant)).inc(total.tokens)
-            self._tenant_cost.labels(self._tenant(tenant)).inc((total.cost_nano_usd or 0) / NANO_PER_USD)
+            self._tenant_tokens.labels(self._tenant(tenant)).inc(sum(account.usage.tokens for account in ledger))
+            self._tenant_cost.labels(self._tenant(tenant)).inc(ledger.known_nano_usd / NANO_PER_USD)
 
     def _counters(self, pipeline: str, account: Account) -> _StageCounters:
         # Names of stages that came with a request are the caller's to choose; strategies are not.

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from podium_server.errors import ConfigInvalid
+from podium_server.jobs.json_lines import BROKEN_OFF
 from podium_server.training.examples import Document, Example, folded
 from podium_server.training.recipe import Negatives
 
@@ -234,7 +235,7 @@ def _kept(file: Path, asked: Sequence[Example]) -> Mined | None:
         if len(others) != len(asked):
             return None
         result = [replace(pair, others=tuple(own)) for pair, own in zip(asked, others, strict=True)]
-    except (OSError, EOFError, ValueError, KeyError, TypeError):
+    except (*BROKEN_OFF, ValueError, KeyError, TypeError):
         return None  # nothing there, or not to be trusted: it is mined again
     return Mined(result, int(read["suspected"]), sum(not pair.others for pair in result), cached=True)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError, Message
 
 from podium_server.access.tls import subjects_in
 from podium_server.errors import InvalidRequest
+from podium_server.transport import status
 from podium_server.transport.door import REQUEST_ID_KEY, TRACEPARENT_KEY, Call, Door, Failed, Method
 
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
@@ -62,10 +64,12 @@ def _one(door: Door, method: Method, read: Callable[[Any], Any]) -> Callable[[An
         if call.named:
             await context.send_initial_metadata(call.returned)
         try:
-            return await door.one(method, lambda: read(request), call)
+            return await door.one(method, partial(read, request), call)
         except Failed as failed:
-            await _abort(context, call, failed)
-            return None
+            aborting = abort(context, call, failed.failure)
+        del request, context  # see `abort`
+        await aborting
+        return None
 
     return handle
 
@@ -75,18 +79,25 @@ def _many(door: Door, method: Method, read: Callable[[Any], Any]) -> Callable[[A
         call = read_call(method.name, context, mutual=door.mutual)
         await context.send_initial_metadata(call.returned)
         try:
-            async with aclosing(door.many(method, lambda: read(request), call)) as answers:
+            async with aclosing(door.many(method, partial(read, request), call)) as answers:
                 async for answer in answers:
                     await context.write(answer)
+            return
         except Failed as failed:
-            await _abort(context, call, failed)
+            aborting = abort(context, call, failed.failure)
+        del request, context
+        await aborting
 
     return handle
 
 
-async def _abort(context: Context, call: Call, failed: Failed) -> None:
-    failure = failed.failure
-    await context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))
+def abort(context: Context, call: Call, failure: status.Failure) -> Coroutine[Any, Any, None]:
+    """Return what ends a call with an error, to be awaited where nothing of the call is known by a name any more.
+
+    It raises, and gRPC keeps that error with the call: what a frame of its traceback knows, and the errors that it was
+    raised among, would be kept until the collector of cycles comes, a message of 64 MiB as well as another.
+    """
+    return context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))
 
 
 def read_call(name: str, context: Context, *, mutual: bool) -> Call:

@@ -168,9 +168,9 @@ class Door:
             code = "CANCELLED"
             raise
         except Exception as error:
-            failed = Failed(status.failure(error, call.request_id))
-            code = failed.failure.code.name
-            raise failed from error
+            failure = _translated(error, call)
+            code = failure.code.name
+            raise Failed(failure) from error
         finally:
             self._leave(call, code)
 
@@ -189,9 +189,9 @@ class Door:
             code = "CANCELLED"
             raise
         except Exception as error:
-            failed = Failed(status.failure(error, call.request_id))
-            code = failed.failure.code.name
-            raise failed from error
+            failure = _translated(error, call)
+            code = failure.code.name
+            raise Failed(failure) from error
         finally:
             self._leave(call, code)
 
@@ -216,6 +216,17 @@ class Door:
         if log.isEnabledFor(logging.INFO):
             took_ms = round((time.monotonic() - call.began) * 1000, 1)
             log.info("call", extra={"method": call.method, "code": code, "took_ms": took_ms})
+
+
+def _translated(error: Exception, call: Call) -> status.Failure:
+    """Return an error as its caller is told of it, and have it forget the frames that it came through.
+
+    One of them that knows it by a name would keep itself, the error, all frames and the message among them until the
+    collector of cycles comes, which is seldom (`server`).
+    """
+    failure = status.failure(error, call.request_id)
+    error.__traceback__ = None
+    return failure
 
 
 class Failed(Exception):

@@ -59,8 +59,15 @@ class Guarded(grpc.GenericRpcHandler):
                 async with AsyncExitStack() as inside:
                     await self._pass(inside, call)
                     return await answer(_read(request, streamed=streamed), context)
+            except grpc.aio.BaseError as error:
+                # The service has ended it so itself, or nobody waits for it.
+                del request, context  # see `calls.abort`
+                error.__traceback__ = None
+                raise
             except Exception as error:  # noqa: BLE001  # whatever it is, the caller is told of it as everywhere
-                await _refuse(context, call, error)
+                aborting = calls.abort(context, call, status.failure(error, call.request_id))
+            del request, context
+            return await aborting
 
         return handle
 
@@ -78,8 +85,15 @@ class Guarded(grpc.GenericRpcHandler):
                             yield each
                     else:
                         await answers  # it writes to the context by itself
+                return
+            except grpc.aio.BaseError as error:
+                del request, context
+                error.__traceback__ = None
+                raise
             except Exception as error:  # noqa: BLE001  # likewise
-                await _refuse(context, call, error)
+                aborting = calls.abort(context, call, status.failure(error, call.request_id))
+            del request, context
+            await aborting
 
         return handle
 
@@ -90,11 +104,3 @@ class Guarded(grpc.GenericRpcHandler):
 
 def _read(request: Any, *, streamed: bool) -> Any:
     return calls.read_stream(request) if streamed else calls.read_one(request)
-
-
-async def _refuse(context: calls.Context, call: Call, error: Exception) -> None:
-    """End a call with an error; one that the service has ended so itself, or that nobody waits for, is left alone."""
-    if isinstance(error, grpc.aio.BaseError):
-        raise error
-    failure = status.failure(error, call.request_id)
-    await context.abort(failure.code, failure.status.message, (*call.returned, *failure.trailers))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from podium_client import Document
+from podium_server.jobs.json_lines import BROKEN_OFF
 
 LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 TEXTS = (".txt", ".md", ".rst")
@@ -70,7 +71,7 @@ class Corpus:
                     at = raw.tell()
                     self.on_bytes(at - before)
                     before = at
-            except (OSError, EOFError) as error:
+            except BROKEN_OFF as error:
                 self.skipped.append(f"{path}: cannot be read on: {error}")
 
     def _text(self, path: Path) -> Iterator[Document]:
