@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from podium_server.access.meter import Meter, Purse, Taken
 from podium_server.access.refusals import Refusal
@@ -259,6 +260,21 @@ async def test_a_full_disk_refuses_by_name(tmp_path: Path) -> None:
         await meter.take([(Quota("acme", "requests", "day", 10), 1)])
     assert all(purse.left == 0 for purse in meter.purses.values())
     await treasury.aclose()
+
+
+async def test_an_amount_that_the_store_cannot_hold_ends_nobody_else(tmp_path: Path) -> None:
+    treasury = Treasury(tmp_path / "quotas.sqlite")
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError):
+            await treasury.give_back(Place(Quota("acme", "tokens", "day", 1), 0, 1), -(10**21))
+        assert (await treasury.advance(Place(Quota("acme", "tokens", "day", 16), 0, 1), 1)).granted == 1
+    await treasury.aclose()
+
+
+@pytest.mark.parametrize("unit", ["requests", "pairs", "tokens", "usd"])
+def test_a_quota_beyond_what_the_store_holds_is_refused(unit: str) -> None:
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        QuotaSection.model_validate({"per": "day", unit: 10**21})
 
 
 # --- windows ----------------------------------------------------------------------------------------------------

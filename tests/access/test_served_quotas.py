@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import pytest
 from google.rpc.error_details_pb2 import QuotaFailure, RetryInfo
 
-from podium.v1 import ranking_pb2, rerank_service_pb2
+from podium.v1 import document_pb2, index_service_pb2, ranking_pb2, rerank_service_pb2
 from podium_server.access.refusals import Refusal
 from tests.access.made import standing
 from tests.wire.serving import refused, request
@@ -62,6 +63,27 @@ async def test_money_without_a_price_is_refused_beforehand(tmp_path: Path) -> No
         error = await refused(stubs.rerank.Rerank(request(2, "asks")))
         assert error.code is grpc.StatusCode.FAILED_PRECONDITION
         assert "minilm" in error.message
+
+
+@pytest.mark.parametrize("unit", ["usd", "tokens"])
+async def test_an_encoder_without_a_price_fills_nothing_where_money_is_bounded(tmp_path: Path, unit: str) -> None:
+    """And other quotas need no price."""
+    async with standing(tmp_path, store=True, tenants={"acme": {"quotas": [{"per": "day", unit: 1000}]}}) as server:
+        index = server.stubs(server.key("acme")).index
+        mine = index_service_pb2.Collection(name="mine")
+        await index.CreateCollection(index_service_pb2.CreateCollectionRequest(collection=mine))
+        documents = [document_pb2.Document(id="d", text="a text")]
+        call = index.UpsertDocuments(
+            iter([index_service_pb2.UpsertDocumentsRequest(collection="mine", documents=documents)])
+        )
+        if unit == "usd":
+            error = await refused(call)
+            assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert "minilm" in error.message
+        else:
+            await call
+        stats = await index.GetCollectionStats(index_service_pb2.GetCollectionStatsRequest(name="mine"))
+        assert stats.documents == (unit == "tokens")
 
 
 async def test_tokens_are_taken_before_and_settled_after(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from podium_server.errors import FailedPrecondition, InvalidRequest, NotFound, Overloaded, QuotaExceeded, StoreFull
 from podium_server.recall import filters
-from podium_server.recall.collections import Collections
+from podium_server.recall.collections import Collections, _Stage
 from podium_server.recall.document import Document
 from podium_server.recall.encoding import usage_of
 from podium_server.recall.limits import RecallLimits
@@ -154,6 +154,34 @@ async def test_a_stream_that_nobody_reads_to_the_end_stops(collections: Collecti
     await asyncio.sleep(0.05)
     assert taken == stopped_at
     assert taken < 1000
+
+
+async def test_who_is_cancelled_while_leaving_a_stage_hears_of_it() -> None:
+    leaving, left = asyncio.Event(), asyncio.Event()
+
+    async def slow_to_end() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(60)
+        finally:
+            leaving.set()
+            await left.wait()
+
+    async def same(number: int) -> int:
+        return number
+
+    async def take_one() -> None:
+        async with _Stage(slow_to_end(), same) as numbers:
+            assert await anext(numbers) == 1
+            await asyncio.sleep(0)
+
+    taking = asyncio.create_task(take_one())
+    await leaving.wait()
+    taking.cancel()
+    await asyncio.sleep(0)
+    left.set()
+    await asyncio.wait((taking,), timeout=10)
+    assert taking.cancelled()
 
 
 async def test_a_full_collection_refuses_each_that_is_too_many(opened: Opener) -> None:

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from podium_server.recall.document import Document
 from podium_server.recall.limits import RecallLimits
 from podium_server.recall.retriever import RecallQuery
 from podium_server.recall.settings import CollectionSettings
+from podium_server.recall.store.reader import Reader
+from podium_server.recall.store.rows import CollectionRow, LoadedRows
 from podium_server.recall.store.store import FILE_NAME, Store
 from podium_server.recall.vectors import VectorSettings
 from tests.recall.conftest import SETTINGS, put
@@ -206,6 +209,31 @@ async def test_an_index_file_follows_what_was_written_after_it(opened: Opener, t
 
 
 # --- collections ------------------------------------------------------------------------------------------------
+
+
+async def test_a_collection_that_is_deleted_while_it_is_loaded_is_not_kept(
+    opened: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = opened()
+    await first.create("books", SETTINGS)
+    await put(first, documents(3))
+    await first.aclose()
+    collections = opened()
+    engine = collections.engine
+    load = Reader.load
+
+    def load_beside_a_delete(reader: Reader, row: CollectionRow) -> LoadedRows:
+        deleting = threading.Thread(target=engine.delete, args=(row.name,))
+        loaded = load(reader, row)
+        deleting.start()
+        deleting.join()
+        return loaded
+
+    monkeypatch.setattr(Reader, "load", load_beside_a_delete)
+    with pytest.raises(NotFound):
+        await found(collections, "text")
+    assert not engine._shards._loaded
+    assert not engine._shards._loading
 
 
 async def test_collections_come_and_go(collections: Collections) -> None:

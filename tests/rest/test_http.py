@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from podium_server.errors import Overloaded, QuotaExceeded, Unauthenticated
+from podium_server.errors import ConfigInvalid, Overloaded, QuotaExceeded, Unauthenticated
 from podium_server.limits import Limits
 from podium_server.rest.server import RestServer
 from podium_server.transport.door import Call
@@ -311,6 +312,20 @@ async def test_two_servers_cannot_have_one_port() -> None:
         podium = configured(standing(), port=rest.address[1])
         with pytest.raises(Exception, match=r"rest\.port"):
             await RestServer(podium.config.rest).start(rest.server)
+
+
+async def test_two_servers_that_begin_at_once_cannot_have_one_port() -> None:
+    """Both can be bound to it, and one only can listen."""
+    async with resting() as rest:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        pair = [RestServer(configured(standing(), port=port).config.rest) for _ in range(2)]
+        async with asyncio.timeout(10):
+            told = await asyncio.gather(*(one.start(rest.server) for one in pair), return_exceptions=True)
+        for one in pair:
+            await one.stop()
+    assert [type(each) for each in told] == [str, ConfigInvalid]
+    assert "rest.port" in str(told[1])
 
 
 async def test_requests_can_follow_one_another_on_a_connection() -> None:

@@ -178,6 +178,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(toys: Path) -> None:
     assert same(final_weights(toys / "whole"), final_weights(toys / "cut"))
 
 
+def test_best_weights_beyond_the_checkpoint_are_not_kept(toys: Path) -> None:
+    """A run that the clock ends may not come so far again."""
+    file = recipe(toys, "late", training="patience = 9")
+    with pytest.raises(KeyboardInterrupt):
+        distil(order(file, toys / "out"), Silent(stop_after=5))
+    best = toys / "out" / "training" / "best.pt"
+    kept = torch.load(best, weights_only=True)
+    torch.save({**kept, "step": 99}, best)
+    result = distil(order(file, toys / "out", resume=True), Silent())
+    assert result.kept_step == 8
+    assert torch.load(best, weights_only=True)["step"] == 8
+
+
 def test_another_seed_gives_other_weights(toys: Path) -> None:
     distil(order(recipe(toys, "late"), toys / "one"), Silent())
     distil(order(recipe(toys, "late", training="seed = 1"), toys / "two"), Silent())

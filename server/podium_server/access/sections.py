@@ -72,18 +72,22 @@ class AccessSection(_Section):
         return self
 
 
+# Of a unit in one window (of money: nano-USD). The store's numbers have 64 bits, and debts need some room.
+_MOST = 10**18
+
+
 class QuotaSection(_Section):
     """One entry of `quotas` of a tenant: amounts, per window."""
 
     per: Literal["minute", "hour", "day", "month"]
     """Windows begin with the minute, hour, day or month of UTC."""
-    requests: int | None = Field(None, ge=0)
+    requests: int | None = Field(None, ge=0, le=_MOST)
     """Calls, and each further request inside one (items of a batch, contenders of a comparison)."""
-    pairs: int | None = Field(None, ge=0)
+    pairs: int | None = Field(None, ge=0, le=_MOST)
     """(query, document) pairs that models score."""
-    tokens: int | None = Field(None, ge=0)
+    tokens: int | None = Field(None, ge=0, le=_MOST)
     """Input and output."""
-    usd: float | None = Field(None, ge=0, allow_inf_nan=False)
+    usd: float | None = Field(None, ge=0, le=_MOST / 1e9, allow_inf_nan=False)
     """Requests whose cost cannot be known beforehand are refused."""
 
     @model_validator(mode="after")

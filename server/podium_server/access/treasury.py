@@ -184,7 +184,7 @@ class Treasury:
             self._connection.execute("BEGIN IMMEDIATE")
             results = [order.job(self._connection) for order in orders]
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 – told to whoever waits; the thread works for others, too
             with contextlib.suppress(sqlite3.Error):
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
@@ -196,7 +196,7 @@ class Treasury:
         for order, result in zip(orders, results, strict=True):
             _tell(order, result)
 
-    def _failure(self, error: sqlite3.Error) -> PodiumError:
+    def _failure(self, error: Exception) -> PodiumError:
         log.error("quotas cannot be kept: %s", error, extra={"file": str(self.path)})
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return StoreFull("the disk is full, and what this request uses could not be entered; nothing was asked")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from podium_server.access.identity import Identity, caller
 from podium_server.access.meter import Meter
 from podium_server.access.refusals import Refusal, Refusals
-from podium_server.errors import NotFound, PermissionDenied, PodiumError
+from podium_server.accounting.usage import Usage
+from podium_server.errors import FailedPrecondition, NotFound, PermissionDenied, PodiumError
 from podium_server.ranking.request import RankRequest, Warned
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from podium_server.recall.store.rows import CollectionRow
 
 PipelineT = TypeVar("PipelineT")
+
+_ONE_CALL = Usage(calls=1, prompt_tokens=1)
 
 
 class AllowedPipelines(Mapping[str, PipelineT]):
@@ -229,8 +232,14 @@ class OwnCollections:
     # --- documents ----------------------------------------------------------------------------------------------
 
     async def upsert(self, collection: str, documents: AsyncIterator[Document]) -> AsyncGenerator[Acknowledged, None]:
-        """Put documents into a collection. A quota of tokens or money that is used up ends it after a batch."""
+        """Put documents into a collection. A quota of tokens or money that is used up ends it after a batch.
+
+        Raises:
+            FailedPrecondition: there is a quota of money, and no price of the encoder.
+
+        """
         with self.translated(collection, stored := self._changed(collection)):
+            await self._check_price(stored)
             await self._check_quota(stored)
             coming: Any = self._inner.upsert(stored, documents)
             async with aclosing(coming) as batches:
@@ -254,8 +263,19 @@ class OwnCollections:
         if self._meter is None or not quotas:
             return
         used = (await self._encoder_of(stored)).prices.charge(batch.usage)
-        amounts = {"pairs": used.pairs, "tokens": used.tokens, "nano_usd": used.cost_nano_usd or 0}
-        self._meter.charge([(quota, amount) for quota in quotas if (amount := amounts.get(quota.unit, 0))])
+        amounts = {"pairs": used.pairs, "tokens": used.tokens, "nano_usd": used.cost_nano_usd}
+        self._meter.charge([(quota, amount) for quota in quotas if (amount := amounts.get(quota.unit))])
+
+    async def _check_price(self, stored: str) -> None:
+        """Refuse what would be filled for nothing: money is bounded, and what encoding costs nobody knows."""
+        if self._meter is None or all(quota.unit != "nano_usd" for quota in caller().tenant.quotas):
+            return
+        encoder = await self._encoder_of(stored)
+        if encoder.prices.charge(_ONE_CALL).cost_nano_usd is None:
+            raise FailedPrecondition(
+                f"this tenant has a quota of money, and no price is configured for the encoder ({encoder.model}), so "
+                "that what filling a collection costs cannot be bounded; configure models.<name>.prices"
+            )
 
     async def _check_quota(self, stored: str) -> None:
         """Refuse to go on where nothing is left: what a batch uses is known after it, so that one may pass the end."""

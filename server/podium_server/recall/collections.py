@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
@@ -219,8 +218,8 @@ class _Stage(Generic[A, B]):
     async def __aexit__(self, *_: object) -> None:
         assert self._task is not None
         self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        # Not `suppress(CancelledError)`: whoever leaves may be cancelled, too, and has to hear of it.
+        await asyncio.gather(self._task, return_exceptions=True)
 
     async def _work(self) -> None:
         try:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from podium_server.errors import Overloaded
+from podium_server.errors import NotFound, Overloaded
 from podium_server.recall.shard import Shard, Snapshot
 from podium_server.recall.store.reader import Reader
 from podium_server.recall.store.rows import CollectionRow, Written
@@ -59,18 +59,11 @@ class Shards:
         with lock:
             shard = self._loaded.get(row.id)
             if shard is None:
-                with self._store.reading() as reader:
-                    now = reader.by_id(row.id)
-                    shard = Shard(
-                        now,
-                        reader.load(now),
-                        self._settings,
-                        file=self._index_file(row.id),
-                        mark=lambda token: self._store.mark_index(row.id, token),
-                        builder=self._builder,
-                    )
-                with self._lock:
-                    self._loaded[row.id] = shard
+                try:
+                    shard = self._load(row.id)
+                except NotFound:
+                    self.forget(row.id)
+                    raise
         return shard
 
     def state(self, name: str) -> tuple[CollectionRow, Snapshot]:
@@ -116,9 +109,28 @@ class Shards:
         """Let go of a collection that is gone, and remove its index file."""
         with self._lock:
             shard = self._loaded.pop(collection, None)
+            self._loading.pop(collection, None)
         if shard is not None:
             shard.abandon()
         self._index_file(collection).unlink(missing_ok=True)
+
+    def _load(self, collection: int) -> Shard:
+        with self._store.reading() as reader:
+            row = reader.by_id(collection)
+            shard = Shard(
+                row,
+                reader.load(row),
+                self._settings,
+                file=self._index_file(collection),
+                mark=lambda token: self._store.mark_index(collection, token),
+                builder=self._builder,
+            )
+        with self._lock:
+            self._loaded[collection] = shard
+        # Whoever deleted it until now may have found nothing to forget; whoever deletes it from now on finds it.
+        with self._store.reading() as reader:
+            reader.by_id(collection)
+        return shard
 
     def _index_file(self, collection: int) -> Path:
         return self._indexes / f"{collection}.faiss"

@@ -89,11 +89,22 @@ class RestServer:
         )
         # Whoever sends nonsense would fill the log, a line each.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        self._server = _Server(config)
-        self._serving = asyncio.create_task(self._server.serve([listening]), name="rest")
-        await self._server.listening.wait()
+        uvicorn_ = _Server(config)
+        serving = asyncio.create_task(uvicorn_.serve([listening]), name="rest")
+        # It may end without listening: of two sockets that are bound to a port, one may listen.
+        serving.add_done_callback(lambda _: uvicorn_.listening.set())
+        self._server, self._serving = uvicorn_, serving
+        port = listening.getsockname()[1]
+        await uvicorn_.listening.wait()
+        if serving.done():
+            self._server = self._serving = None
+            listening.close()
+            try:
+                await serving
+            except OSError as error:
+                raise _port_taken(section.host, port, error) from error
         scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://{shown(section.host)}:{listening.getsockname()[1]}"
+        return f"{scheme}://{shown(section.host)}:{port}"
 
     async def stop(self) -> None:
         """Close the sockets; requests that still run are cancelled after a moment."""
@@ -213,9 +224,13 @@ def _listen(host: str, port: int, *, share: bool) -> socket.socket:
         made.bind(address)
     except OSError as error:
         made.close()
-        raise ConfigInvalid(
-            f"cannot listen on {shown(host)}:{port}: {error.strerror}. Stop what listens there, or choose another port "
-            "(rest.port; 0 takes any free one)"
-        ) from error
+        raise _port_taken(host, port, error) from error
     made.setblocking(False)
     return made
+
+
+def _port_taken(host: str, port: int, error: OSError) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"cannot listen on {shown(host)}:{port}: {error.strerror}. Stop what listens there, or choose another port "
+        "(rest.port; 0 takes any free one)"
+    )

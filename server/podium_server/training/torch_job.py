@@ -129,6 +129,7 @@ class Job:
         before = self.work / "before.json"
         if checkpoint is not None:
             loop.resume(checkpoint)
+            self._forget_later(loop)
             history = History.read(self.work / LOG_FILE, until=loop.state.step)
             history.before = json.loads(before.read_text("utf-8"))
             self.watcher.remark(f"going on from step {loop.state.step:,}")
@@ -142,6 +143,16 @@ class Job:
         history.write(self.work / LOG_FILE)
         self._log = (self.work / LOG_FILE).open("a", encoding="utf-8")
         return history
+
+    def _forget_later(self, loop: Loop) -> None:
+        """Let go of best weights of a step beyond the checkpoint; those before them are gone.
+
+        The steps are done again, and find them again; a run that the clock ends may not come so far.
+        """
+        file, state = self.work / BEST_FILE, loop.state
+        if file.is_file() and torch.load(file, map_location="cpu", weights_only=True)["step"] != state.best_step:
+            file.unlink()
+            state.best, state.best_step, state.waited = -math.inf, 0, 0
 
     def _baseline(self, loop: Loop, gathered: Gathered) -> Values:
         """Measure the start; with a fresh head, which knows nothing, the score of the encoder that it was put on."""

@@ -357,7 +357,10 @@ class RerankApi:
                 fault = connection_fault(error)
                 if not fault.used:
                     used = Usage()
-                raise fault from error
+                try:
+                    raise fault from error
+                finally:
+                    del fault  # it holds this frame, and so the documents
             if response.status_code != 200:
                 used = Usage()  # a refusal bills nothing but itself
                 raise self._status_fault(endpoint, response)

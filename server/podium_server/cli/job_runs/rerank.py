@@ -16,6 +16,7 @@ from podium_server.jobs import lists
 from podium_server.jobs.budget import JobBudget
 from podium_server.jobs.ranking import Ranker
 from podium_server.jobs.results import Results
+from podium_server.labels.teacher import podium_version
 from podium_server.ranking.request import Budget
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class RerankJob:
             "its stages": stages,
             "its prompts": prompts_of(stages),
             "its models": models_of(self.config, self.name),
+            "podium": podium_version(),
         }
 
     @property

@@ -243,7 +243,10 @@ class Caller:
                 # Nothing tells how far it went; who could not even connect has sent nothing.
                 fault = connection_fault(error)
                 used = None if fault.used else Usage()
-                raise fault from error
+                try:
+                    raise fault from error
+                finally:
+                    del fault  # it holds this frame, and so the prompt
             try:
                 answer = read_answer(response.content)
             except MalformedReply as error:
