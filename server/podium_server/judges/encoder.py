@@ -223,7 +223,8 @@ class EncoderJudge:
     ) -> bool:
         """Have the query and one more slice of `items` encoded; return whether some are still missing."""
         tokens_wanted = (self.late_interaction or self.with_token_vectors) and encoder.has_token_vectors
-        if with_query and seen.query is None:
+        # A stage before may have had use for the pooled vector alone.
+        if with_query and (seen.query is None or (tokens_wanted and seen.query.token_vectors is None)):
 
             def encode() -> Encoded:
                 deadline_at.set(case.deadline_at)
