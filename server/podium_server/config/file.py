@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from podium_server.access.sections import AccessSection, Tenants, TlsSection
 from podium_server.config.models import BACKENDS, Model
 from podium_server.config.pipelines import ChallengerSection, PipelineSection, StageSection
-from podium_server.config.section import Section
+from podium_server.config.section import Section, section_in
 from podium_server.config.server import (
     AdminSection,
     CollectionSection,
@@ -178,13 +178,5 @@ def _known_keys(location: tuple[int | str, ...]) -> list[str]:
         if location[0] == "models" and i == 2:
             section = BACKENDS[str(part)]
         elif isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation)
+            section = section_in(section.model_fields[part].annotation)
     return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel]:
-    """Return the section class inside `dict[str, Section]`, `tuple[Section, ...]` or a plain annotation."""
-    for part in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return BaseModel

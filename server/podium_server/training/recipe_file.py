@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from podium_server.config.section import section_in
 from podium_server.errors import ConfigInvalid
 from podium_server.training.recipe import Fusing, Recipe
 
@@ -103,12 +104,5 @@ def _mistakes(error: ValidationError, kind: type[BaseModel]) -> list[str]:
 def _known_keys(location: tuple[int | str, ...], section: type[BaseModel]) -> list[str]:
     for part in location:
         if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation)
+            section = section_in(section.model_fields[part].annotation)
     return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel]:
-    for part in (annotation, *getattr(annotation, "__args__", ())):
-        if isinstance(part, type) and issubclass(part, BaseModel):
-            return part
-    return BaseModel
