@@ -18,15 +18,17 @@ class Feedback(Strategy):
 
     Rocchio's idea (1971) with dense vectors (Li et al., arXiv 2108.11044): the query is taken for what the best
     candidates say it is about. Each candidate's score, standardised over the pool, gets `weight` times its
-    standardised likeness to the `top` best, who count by exp(sharpness × their own standardised score).
+    standardised likeness to the best, who count by exp(sharpness × their own standardised score).
 
-    Meant as the stage after one that scores: of that one it takes the scores, and asks n × `top` likenesses, which an
-    embedding judge answers from vectors that it has already. Alone it asks n grades before.
+    Meant as the stage after one that scores: of that one it takes the scores, and asks n likenesses of each example,
+    which an embedding judge answers from vectors that it has already. Alone it asks n grades before.
 
     Args:
         weight: of the likeness against the score.
         sharpness: how much more the best count than those after them; 0 lets all of the `top` count alike.
-        top: candidates that count as examples.
+        top: candidates that count as examples, at most.
+        share: of the pool, that counts as examples at most; one always does. Of ten answer sentences one or two are
+            right, and what all ten have in common says nothing.
 
     """
 
@@ -35,6 +37,7 @@ class Feedback(Strategy):
     weight: float = 1.0
     sharpness: float = 1.5
     top: int = 20
+    share: float = 0.2
 
     def __post_init__(self) -> None:
         if not (self.weight >= 0 and isfinite(self.weight)):
@@ -43,6 +46,8 @@ class Feedback(Strategy):
             raise ValueError(f"sharpness is {self.sharpness}: 0 or more")
         if self.top < 1:
             raise ValueError(f"top is {self.top}: at least 1")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share}: above 0, 1 at most")
 
     @property
     def asks(self) -> frozenset[type[Question[Any]]]:
@@ -62,7 +67,7 @@ class Feedback(Strategy):
         given = yield from ask_all(grades, items)
         scores = z_scores(given if pool.scores is None else pool.scores)
         order = by_score(scores)
-        examples = order[: self.top]
+        examples = order[: max(1, min(self.top, round(self.share * pool.n)))]
         rows = yield from ask_all([Liken(item, items) for item in examples], order)
         counts = [exp(self.sharpness * (scores[item] - scores[examples[0]])) for item in examples]
         likeness = [sum(count * row[item] for count, row in zip(counts, rows, strict=True)) for item in items]

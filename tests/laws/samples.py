@@ -49,7 +49,7 @@ OPTIONS: Mapping[str, list[dict[str, Any]]] = {
     ],
     "fusion": [{"of": (Stage(FirstStage()), Stage(Pointwise(), "a", weight=2.0), Stage(SlidingWindow(6, 3), "b"))}],
     "mmr": [{}, {"balance": 1.0}, {"k": 3}],
-    "feedback": [{}, {"weight": 0.0}, {"sharpness": 0.0, "top": 3}],
+    "feedback": [{}, {"weight": 0.0}, {"sharpness": 0.0, "top": 3, "share": 1.0}],
     "early-exit": [
         {},
         {"bound": 0.0, "k": 3, "wave": 1},

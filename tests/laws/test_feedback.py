@@ -59,7 +59,25 @@ def test_the_unit_of_the_scores_does_not_matter(values: list[float], slope: floa
     assert [score for score in other.scores if score is not None] == pytest.approx(list(result.scores), abs=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"weight": -0.1}, {"weight": float("nan")}, {"sharpness": -1.0}, {"top": 0}])
+@given(scores.filter(bool), st.integers(1, 40), st.floats(0.01, 1))
+def test_the_best_are_asked_about_and_no_more_of_them_than_top_and_share_allow(
+    values: list[float], top: int, share: float
+) -> None:
+    asked: list[int] = []
+
+    def panel(questions: Sequence[Question[Any]]) -> list[Any]:
+        asked.extend(question.item for question in questions if isinstance(question, Liken))
+        return likened([0] * len(values))(questions)
+
+    run(Feedback(top=top, share=share).plan(Pool(len(values), scores=tuple(values))), panel, len(values))
+    assert tuple(asked) == by_score(values)[: len(asked)]
+    assert len(asked) == 1 or 1 < len(asked) <= min(top, share * len(values) + 0.5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"weight": -0.1}, {"weight": float("nan")}, {"sharpness": -1.0}, {"top": 0}, {"share": 0.0}, {"share": 1.5}],
+)
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         Feedback(**options)
