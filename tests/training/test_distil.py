@@ -184,11 +184,12 @@ def test_best_weights_beyond_the_checkpoint_are_not_kept(toys: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         distil(order(file, toys / "out"), Silent(stop_after=5))
     best = toys / "out" / "training" / "best.pt"
-    kept = torch.load(best, weights_only=True)
-    torch.save({**kept, "step": 99}, best)
+    assert torch.load(best, weights_only=True)["step"] == 4  # and the checkpoint is of step 3
+    with pytest.raises(KeyboardInterrupt):
+        distil(order(file, toys / "out", resume=True), Silent(stop_after=4))
+    assert not best.exists()
     result = distil(order(file, toys / "out", resume=True), Silent())
-    assert result.kept_step == 8
-    assert torch.load(best, weights_only=True)["step"] == 8
+    assert torch.load(best, weights_only=True)["step"] == result.kept_step
 
 
 def test_another_seed_gives_other_weights(toys: Path) -> None:
@@ -264,6 +265,24 @@ def test_an_anchor_that_a_batch_would_not_feel_is_refused(toys: Path) -> None:
     file.write_text(file.read_text() + f'\n[teacher]\nmodel = "{toys / "teacher"}"\n')
     with pytest.raises(ConfigInvalid, match=r"data 'pairs': training.anchor is 0.5, and the teacher .* 'in-batch'"):
         distil(order(file, toys / "out"), Silent())
+
+
+def test_a_text_of_several_lists_is_encoded_once_in_a_measurement(toys: Path) -> None:
+    from podium_server.training.recipe import Student
+
+    student = build(Student(kind="late-interaction", start=str(toys / "start"), token_dim=0, max_tokens=32)).eval()
+    texts = tuple(each["text"] for each in lists(1, seed=5)[0]["ranked"])
+    first, again = Asked("w1 w2", texts, 32, 8), Asked("w3", texts[::-1], 32, 8)
+    passed: list[int] = []
+    student.body.register_forward_hook(lambda _module, _given, out: passed.append(len(out.last_hidden_state)))
+    with torch.no_grad():
+        alone = student([again], [], 4)[0][0]["fused"]
+        passed.clear()
+        with student.remembering():
+            student([first], [], 4)
+            remembered = student([again], [], 4)[0][0]["fused"]
+    assert sum(passed) == len(set(texts)) + 2  # and two queries
+    assert torch.allclose(alone, remembered, atol=1e-5)
 
 
 def test_blending_to_almost_nothing_gives_the_start_back(toys: Path) -> None:

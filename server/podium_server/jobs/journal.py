@@ -49,6 +49,12 @@ def write(path: Path, commit: Commit) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     beside.replace(path)
+    # The new name must survive a power cut too.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read(path: Path) -> Commit | None:

@@ -70,11 +70,11 @@ def load_tokenizer(model: str) -> Any:
 
 
 def trim(body: Any, layers: int | tuple[int, ...] | None) -> None:
-    """Keep some layers: so many, evenly spaced with the last among them, or those that are named."""
+    """Keep some layers: the first so many, or those that are named."""
     if layers is None:
         return
     stack = layers_of(body)
-    kept = tuple((i + 1) * len(stack) // layers - 1 for i in range(layers)) if isinstance(layers, int) else layers
+    kept = tuple(range(layers)) if isinstance(layers, int) else layers
     if not kept or any(not 0 <= at < len(stack) for at in kept) or list(kept) != sorted(set(kept)):
         raise ConfigInvalid(
             f"student.layers is {layers}; the model has {len(stack)}, counted from 0, in ascending order"

@@ -241,7 +241,7 @@ class Loop:
         student = self.recipe.student
         self.student.eval()
         result: list[dict[Voice, list[float]]] = []
-        with torch.no_grad(), self._precision():
+        with torch.no_grad(), self._precision(), self.student.remembering():
             for part in _together(lists):
                 asked = [
                     Asked(q, tuple(texts), student.max_tokens, student.max_query_tokens) for q, texts in part if texts
