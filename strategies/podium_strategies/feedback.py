@@ -25,10 +25,10 @@ class Feedback(Strategy):
 
     Args:
         weight: of the likeness against the score.
-        sharpness: how much more the best count than those after them; 0 lets all of the `top` count alike.
+        sharpness: how much more the best count than those after them; 0 lets all examples count alike.
         top: candidates that count as examples, at most.
-        share: of the pool, that counts as examples at most; one always does. Of ten answer sentences one or two are
-            right, and what all ten have in common says nothing.
+        share: of the pool, rounded, that counts as examples at most; one always does. Of ten answer sentences one or
+            two are right, and what all ten have in common says nothing.
 
     """
 

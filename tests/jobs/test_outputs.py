@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -222,6 +225,43 @@ def test_a_new_journal_that_was_not_finished_counts_for_nothing(tmp_path: Path) 
     job.run()
 
     assert job.result() == undisturbed.result()
+
+
+def test_names_survive_a_power_cut_in_every_folder_that_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal lies beside the first file, and says what the others hold."""
+    (other := tmp_path / "other").mkdir()
+    sync = os.fsync
+    listed: list[list[str]] = []
+
+    def noted(fd: int) -> None:
+        sync(fd)
+        if os.path.samestat(os.fstat(fd), other.stat()):
+            listed.append(sorted(path.name for path in other.iterdir()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with Outputs({"out": str(tmp_path / "o"), "run": str(other / "r")}, {}, dict) as outputs:
+        assert listed == [["r.part"]]
+        outputs.done()
+    assert listed[-1] == ["r"]
+
+
+def test_a_file_system_that_cannot_sync_a_folder_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refusing(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    with Outputs({"out": str(tmp_path / "o")}, {}, dict) as outputs:
+        outputs.write("out", "a line")
+        outputs.done()
+    assert (tmp_path / "o").read_text() == "a line\n"
 
 
 def test_a_journal_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -192,6 +192,20 @@ def test_best_weights_beyond_the_checkpoint_are_not_kept(toys: Path) -> None:
     assert torch.load(best, weights_only=True)["step"] == result.kept_step
 
 
+def test_best_weights_that_are_gone_are_looked_for_again(toys: Path) -> None:
+    """They were of a step beyond the checkpoint, and whoever went on was killed before the next one."""
+    with pytest.raises(KeyboardInterrupt):
+        distil(order(recipe(toys, "late"), toys / "out"), Silent(stop_after=7))
+    work = toys / "out" / "training"
+    kept = torch.load(work / "checkpoint-00000006.pt", weights_only=True)
+    assert kept["state"]["best_step"] == 4
+    kept["state"]["best"] = 2.0  # no later measurement is better
+    torch.save(kept, work / "checkpoint-00000006.pt")
+    (work / "best.pt").unlink()
+    result = distil(order(recipe(toys, "late"), toys / "out", resume=True), Silent())
+    assert torch.load(work / "best.pt", weights_only=True)["step"] == result.kept_step == 8
+
+
 def test_another_seed_gives_other_weights(toys: Path) -> None:
     distil(order(recipe(toys, "late"), toys / "one"), Silent())
     distil(order(recipe(toys, "late", training="seed = 1"), toys / "two"), Silent())
@@ -283,6 +297,21 @@ def test_a_text_of_several_lists_is_encoded_once_in_a_measurement(toys: Path) ->
             remembered = student([again], [], 4)[0][0]["fused"]
     assert sum(passed) == len(set(texts)) + 2  # and two queries
     assert torch.allclose(alone, remembered, atol=1e-5)
+
+
+def test_a_measurement_remembers_so_much_and_no_more(toys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from podium_server.training import torch_students
+    from podium_server.training.recipe import Student
+
+    monkeypatch.setattr(torch_students, "_NUMBERS_REMEMBERED", 32 * 40)
+    student = build(Student(kind="late-interaction", start=str(toys / "start"), token_dim=0, max_tokens=32)).eval()
+    assert isinstance(student, torch_students.Encoding)
+    texts = tuple(each["text"] for each in lists(1, seed=5)[0]["ranked"])
+    with torch.no_grad(), student.remembering():
+        student([Asked("w1 w2", texts, 32, 8)], [], 4)
+        assert student._remembered
+        kept = list(student._remembered.values())
+    assert 32 * 20 < sum(vectors.numel() + pooled.numel() for vectors, pooled in kept) <= 32 * 40
 
 
 def test_blending_to_almost_nothing_gives_the_start_back(toys: Path) -> None:

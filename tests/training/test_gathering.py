@@ -110,10 +110,13 @@ def test_sources_are_capped_by_name(tmp_path: Path) -> None:
         ({"data": [{"path": "bad.jsonl"}]}, "'bad' has no usable row: 2 × no JSON"),
         ({"data": [{"path": "lists.jsonl", "sources": ["x"]}]}, "no row is of the sources named"),
         ({"data": [{"path": "lists.jsonl", "loss": "in-batch"}]}, "loss 'in-batch' is for pairs; these are lists"),
+        ({"data": [{"path": "lists.jsonl", "negatives": BM25}]}, "negatives are of pairs; these are lists"),
         (
             {"data": [{"path": "pairs.jsonl", "negatives": BM25, "target": {"label": 1.0}}]},
             "the loss 'in-batch' knows right and wrong alone",
         ),
+        ({"data": [{"path": "lists.jsonl", "target": {"label": 4.0}}]}, "its target is the same for every document"),
+        ({"data": [{"path": "bare.jsonl"}]}, "its target is the same for every document"),
         ({"data": [{"path": "alike.jsonl"}]}, "data 'alike' has nothing to learn from"),
         ({"development": [{"path": "alike.jsonl"}]}, "has no relevant document in any of its 1 lists"),
         ({"development": [{"path": "none", "format": "collection"}]}, "there is no folder 'none'"),
@@ -127,6 +130,7 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, recipe: dict[str, Any], 
     (tmp_path / "bad.jsonl").write_text("{\n[\n")
     alike = {"query": "q", "candidates": [{"text": "a", "label": 0}, {"text": "b", "label": 0}]}
     written(tmp_path / "alike.jsonl", [alike])
+    written(tmp_path / "bare.jsonl", [{"query": "q", "candidates": [{"text": "a"}, {"text": "b"}]}])
     whole = {"data": [{"path": "lists.jsonl"}], "development": [{"path": "lists.jsonl", "queries": 2}], **recipe}
     with pytest.raises(ConfigInvalid) as caught:
         gather(tmp_path, **whole)

@@ -51,14 +51,23 @@ def test_the_smallest_recipe_is_two_paths() -> None:
         ({"student": {"kind": "bi-encoder"}, "training": {"voice": "maxsim"}}, "a bi-encoder has no voice 'maxsim'"),
         ({"student": {"head": "joint-maxsim"}}, "head = 'joint-maxsim' is a cross-encoder's"),
         ({"student": {"kind": "cross-encoder", "joint_from": 2}}, "joint_from and restart_positions are those of"),
+        (
+            {"student": {"kind": "cross-encoder", "max_query_tokens": 30, "max_tokens": 32}},
+            "max_query_tokens is 30 and max_tokens is 32, into which a query, a text and up to 4 special tokens go",
+        ),
         ({"data": [{"path": "a", "target": {"teacher": 1}}]}, "target.teacher needs a [teacher]"),
         ({"data": [{"path": "a", "format": "collection"}]}, "a collection has judgments and no lists"),
         ({"data": [{"path": "a", "queries": 500, "documents": 16}]}, "a step draws 8500 texts; 2048 is the most"),
+        ({"data": [{"path": "a", "queries": 64, "negatives": {"documents": 64}}]}, "a step draws 4224 texts"),
         ({"training": {"steps": 0}}, "training.steps: Input should be greater than or equal to 1; it is 0"),
     ],
 )
 def test_a_mistake_is_named_with_its_cure(changes: dict[str, Any], said: str) -> None:
     assert said in refused(**changes)
+
+
+def test_a_large_batch_of_pairs_is_no_large_step() -> None:
+    parse({**SMALLEST, "data": [{"path": "a", "queries": 256, "loss": "in-batch"}]}, where="r.toml")
 
 
 def test_a_cross_encoder_has_no_batch_of_vectors() -> None:

@@ -6,6 +6,7 @@ What the outputs hold beyond it was written after the last commit, and is cut of
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import zlib
@@ -49,12 +50,20 @@ def write(path: Path, commit: Commit) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     beside.replace(path)
-    # The new name must survive a power cut too.
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names of a folder's files to the disk, so that they survive a power cut too."""
+    opened = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
+    except OSError as error:
+        # Some file systems (folders that a virtual machine shares) cannot be asked.
+        if error.errno != errno.EINVAL:
+            raise
     finally:
-        os.close(folder)
+        os.close(opened)
 
 
 def read(path: Path) -> Commit | None:

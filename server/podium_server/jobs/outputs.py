@@ -216,6 +216,7 @@ class Outputs:
             self.resumed = commit.items > 0
         for name, path in self.paths.items():
             self._sinks[name] = sinks.opened(path, marks.get(name))
+        self._sync_folders()
         self._commit_at = time.monotonic() + self.every_s
 
     def _put_down(self, *, whole: bool) -> None:
@@ -234,8 +235,16 @@ class Outputs:
                 part.replace(final)
             Path(path + sinks.PART).unlink(missing_ok=True)
         if self._journal is not None:
+            # A part that has no name yet after a power cut needs the journal.
+            self._sync_folders()
             self._journal.unlink(missing_ok=True)
         self._release()
+
+    def _sync_folders(self) -> None:
+        """Bring the names of our files to the disk; they may lie in other folders than the journal."""
+        if self._journal is not None:
+            for folder in {Path(path).parent for path in self.paths.values()}:
+                journal.sync_folder(folder)
 
     def _release(self) -> None:
         if self._lock is not None:

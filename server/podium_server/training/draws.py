@@ -81,6 +81,12 @@ class Stream:
             return self._pair(example, rng)
         return self._list(example, rng)
 
+    @property
+    def teaches(self) -> bool:
+        """Whether the targets of any query tell its documents apart, or a teacher is asked for them."""
+        every = map(self.draw, range(len(self.examples)))
+        return any(drawn.to_teacher or len(set(drawn.targets)) > 1 for drawn in every)
+
     def _paired(self, example: Example) -> bool:
         return len(example.documents) == 1
 

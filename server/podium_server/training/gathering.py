@@ -152,8 +152,10 @@ class Gathering:
             )
         if pairs:
             entry, examples = self._with_negatives(entry, name, examples, reading, remarks)
-        elif IN_BATCH in entry.losses:
+        elif examples and IN_BATCH in entry.losses:
             raise ConfigInvalid(f"data {name!r}: loss {IN_BATCH!r} is for pairs; these are lists")
+        elif examples and entry.negatives is not None:
+            raise ConfigInvalid(f"data {name!r}: negatives are of pairs; these are lists")
         else:
             examples = [example for example in examples if _teaches(example)]
             if len(examples) + kept_out < len(reading.examples) and not entry.most:
@@ -161,7 +163,14 @@ class Gathering:
                 remarks.append(f"{name}: {alike:,} lists left out: their documents are alike")
         if not examples:
             raise ConfigInvalid(f"data {name!r} has nothing to learn from: {_why(reading)}")
-        return Stream(entry, examples, f"{self.recipe.training.seed}/{at}")
+        stream = Stream(entry, examples, f"{self.recipe.training.seed}/{at}")
+        if IN_BATCH not in entry.losses and not stream.teaches:
+            # A student that learnt from it would be taught that all documents are alike.
+            raise ConfigInvalid(
+                f"data {name!r}: its target is the same for every document of a list; name in target what its rows "
+                "have (rank, human, label, score), or target.teacher"
+            )
+        return stream
 
     def _with_negatives(
         self, entry: Data, name: str, pairs: list[Example], reading: Reading, remarks: list[str]

@@ -24,6 +24,9 @@ LISTS_PER_STEP, PAIRS_PER_STEP = 4, 16
 
 FIRST_STAGE = "first-stage"
 
+_PAIR_TOKENS_MIN = 5
+"""Of a pair beside its query: four special tokens (RoBERTa's), and one of the text."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -85,6 +88,11 @@ class Student(_Section):
     def _agrees(self) -> Student:
         if self.kind != "cross-encoder" and self.head != "cls":
             raise ValueError(f"head = {self.head!r} is a cross-encoder's; the student is a {self.kind}")
+        if self.kind == "cross-encoder" and self.max_query_tokens + _PAIR_TOKENS_MIN > self.max_tokens:
+            raise ValueError(
+                f"max_query_tokens is {self.max_query_tokens} and max_tokens is {self.max_tokens}, into which a query, "
+                f"a text and up to {_PAIR_TOKENS_MIN - 1} special tokens go"
+            )
         if self.head == "cls" and (self.joint_from or self.restart_positions):
             raise ValueError("joint_from and restart_positions are those of head = 'joint-maxsim'")
         return self
@@ -189,6 +197,16 @@ class Data(_Source):
     def losses(self) -> dict[str, float]:
         """Names with weights; empty where the default of the format is meant."""
         return dict(self.loss) if isinstance(self.loss, dict) else ({self.loss: 1.0} if self.loss else {})
+
+    @property
+    def texts_per_step(self) -> float:
+        """At most, queries included. Rows with negatives, or a loss for pairs, are pairs."""
+        usual = PAIRS_PER_STEP if IN_BATCH in self.losses else LISTS_PER_STEP
+        queries = usual if self.queries is None else self.queries
+        if self.negatives is None and IN_BATCH not in self.losses:
+            return queries * (1 + self.documents)
+        negatives = self.negatives or Negatives()
+        return queries * (2 + negatives.documents + negatives.random)
 
     @field_validator("loss")
     @classmethod
@@ -319,9 +337,7 @@ class Recipe(_File):
                 raise ValueError("target.teacher needs a [teacher]")
             if entry.format == "collection":
                 raise ValueError("a collection has judgments and no lists: it can be measured on, not learnt from")
-        texts = sum(
-            (LISTS_PER_STEP if entry.queries is None else entry.queries) * (entry.documents + 1) for entry in self.data
-        )
+        texts = sum(entry.texts_per_step for entry in self.data)
         if texts > TEXTS_PER_STEP_MAX:
             raise ValueError(f"a step draws {texts:.0f} texts; {TEXTS_PER_STEP_MAX} is the most that is kept in memory")
         return self

@@ -30,7 +30,7 @@ from podium_server.training.recipe import IN_BATCH, Recipe, Voice
 from podium_server.training.recipe_file import data_folders
 from podium_server.training.torch_bodies import STUDENT_FILE, located
 from podium_server.training.torch_folder import write
-from podium_server.training.torch_loop import CHECKPOINTS_KEPT, Loop
+from podium_server.training.torch_loop import CHECKPOINTS_KEPT, Loop, written
 from podium_server.training.torch_students import Classifying, Encoding, JointMaxSim, TorchStudent, build, load_student
 
 WORK = "training"
@@ -147,11 +147,15 @@ class Job:
     def _forget_later(self, loop: Loop) -> None:
         """Let go of best weights of a step beyond the checkpoint; those before them are gone.
 
-        The steps are done again, and find them again; a run that the clock ends may not come so far.
+        The steps are done again, and find them again; a run that the clock ends may not come so far. Whoever is killed
+        again before the next checkpoint finds neither.
         """
         file, state = self.work / BEST_FILE, loop.state
-        if file.is_file() and torch.load(file, map_location="cpu", weights_only=True)["step"] != state.best_step:
-            file.unlink()
+        if self.recipe.training.keep != "best":
+            return
+        step = torch.load(file, map_location="cpu", weights_only=True)["step"] if file.is_file() else 0
+        if step != state.best_step:
+            file.unlink(missing_ok=True)
             state.best, state.best_step, state.waited = -math.inf, 0, 0
 
     def _baseline(self, loop: Loop, gathered: Gathered) -> Values:
@@ -199,9 +203,7 @@ class Job:
         if better:
             state.best, state.best_step, state.waited = value, state.step, 0
             if training.keep == "best":
-                part = self.work / f"{BEST_FILE}.part"
-                torch.save({"weights": loop.weights(), "step": state.step}, part)
-                part.replace(self.work / BEST_FILE)
+                written(self.work / BEST_FILE, {"weights": loop.weights(), "step": state.step})
         else:
             state.waited += 1
         self._note(history, {"step": state.step, "measured": values})
@@ -364,9 +366,11 @@ def _texts(gathered: Gathered, most: int = 600) -> list[str]:
 
 
 def _baseline_words(recipe: Recipe) -> str:
+    cut = "" if recipe.student.layers is None else ", cut to the layers that the student keeps"
     if recipe.student.kind == "cross-encoder":
-        return "the start; where the head is fresh, the score of the encoder that it was put on (MaxSim + cosine / 2)"
-    return "the start, untrained" + (", projected" if recipe.student.kind == "late-interaction" else "")
+        fresh = "where the head is fresh, the score of the encoder that it was put on (MaxSim + cosine / 2)"
+        return f"the start{cut}; {fresh}"
+    return f"the start, untrained{cut}" + (", projected" if recipe.student.kind == "late-interaction" else "")
 
 
 def _versions() -> dict[str, str]:

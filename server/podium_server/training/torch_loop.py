@@ -276,21 +276,16 @@ class Loop:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint: all of it or nothing."""
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(
-                {
-                    "weights": self.student.state_dict(),
-                    "optimiser": self.optimiser.state_dict(),
-                    "state": {name: getattr(self.state, name) for name in State.__slots__},
-                    "recipe": self.recipe.fingerprint(),
-                    "threads": torch.get_num_threads(),
-                },
-                file,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
+        written(
+            path,
+            {
+                "weights": self.student.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "state": {name: getattr(self.state, name) for name in State.__slots__},
+                "recipe": self.recipe.fingerprint(),
+                "threads": torch.get_num_threads(),
+            },
+        )
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint.
@@ -324,6 +319,16 @@ class Loop:
             {"params": temperature, "lr": training.lr * 200, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def written(path: Path, kept: Mapping[str, Any]) -> None:
+    """Save what torch can load again: all of it, on the disk, or nothing."""
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        torch.save(dict(kept), file)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
 
 
 def _together(lists: Sequence[tuple[str, Sequence[str]]]) -> Iterator[list[tuple[str, Sequence[str]]]]:

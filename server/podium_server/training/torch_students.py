@@ -34,8 +34,8 @@ _HIDDEN = -1e4
 _MAX_TOKENS = 256
 """Of an encoder that is no student, and nobody says how long its texts may be."""
 
-_TEXTS_REMEMBERED = 4096
-"""Of a measurement: 130 KB each at 256 tokens of 128 numbers."""
+_NUMBERS_REMEMBERED = 1 << 27
+"""Of a measurement, 512 MB in float32: 4,096 texts at 256 tokens of 128 numbers, and fewer where they are longer."""
 
 Scores: TypeAlias = dict[Voice, Tensor]
 HEAD_FILE = "head.safetensors"
@@ -169,8 +169,11 @@ class Encoding(TorchStudent):
         result = [fresh[key] if key in fresh else known[key] for key in keys]
         if self._remembered is not None:
             self._remembered |= fresh
-            for key in list(self._remembered)[:-_TEXTS_REMEMBERED]:
-                del self._remembered[key]
+            held = sum(vectors.numel() + pooled.numel() for vectors, pooled in self._remembered.values())
+            for key in list(self._remembered):
+                if held <= _NUMBERS_REMEMBERED:
+                    break
+                held -= sum(part.numel() for part in self._remembered.pop(key))
         return result
 
     def _passed(self, rows: Sequence[Sequence[int]], microbatch: int) -> list[tuple[Tensor, Tensor]]:
