@@ -246,7 +246,7 @@ def test_a_joint_head_that_never_joins_is_the_start_s_late_interaction(toys: Pat
     from podium_server.training.recipe import Student
 
     start = str(toys / "start")
-    own = {"start": start, "token_dim": 0, "max_tokens": 32, "temperature": 20.0}
+    own = {"start": start, "token_dim": 0, "max_query_tokens": 8, "max_tokens": 32, "temperature": 20.0}
     late = build(Student(kind="late-interaction", **own)).eval()
     joint = build(
         Student(kind="cross-encoder", head="joint-maxsim", joint_from=2, restart_positions=True, **own)
