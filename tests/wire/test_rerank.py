@@ -281,21 +281,22 @@ async def test_an_empty_batch_ends() -> None:
 
 async def test_a_batch_reads_no_further_than_its_window() -> None:
     """The server holds a bounded number of items, however many the writer has; HTTP/2 keeps the rest there."""
-    made = standing(judge(16, delay_s=lambda _: 0.01), limits=Limits(batch_in_flight=3))
-    most = 0
+    running = []
+
+    def asked(_number: int) -> float:
+        running.append(made.reranker.running)
+        return 0.01
+
+    made = standing(judge(16, delay_s=asked), limits=Limits(batch_in_flight=3))
     async with serving(made) as stubs:
 
         async def items() -> AsyncIterator[Batch]:
             for i in range(40):
                 yield Batch(item_id=f"i{i}", request=request(4, "points"))
 
-        call = stubs.rerank.BatchRerank(items())
-        answers = 0
-        async for _ in call:
-            answers += 1
-            most = max(most, made.reranker.running)
-    assert answers == 40
-    assert 1 <= most <= 3
+        answers = [answer async for answer in stubs.rerank.BatchRerank(items())]
+    assert len(answers) == 40
+    assert 1 <= max(running) <= 3
 
 
 async def test_a_writer_is_held_back_while_the_window_is_full() -> None:
