@@ -59,6 +59,7 @@ def test_the_smallest_recipe_is_two_paths() -> None:
         ({"data": [{"path": "a", "format": "collection"}]}, "a collection has judgments and no lists"),
         ({"data": [{"path": "a", "queries": 500, "documents": 16}]}, "a step draws 8500 texts; 2048 is the most"),
         ({"data": [{"path": "a", "queries": 64, "negatives": {"documents": 64}}]}, "a step draws 4224 texts"),
+        ({"data": [{"path": "a", "negatives": {"documents": 64, "random": 64}}]}, "a step draws 2080 texts"),
         ({"training": {"steps": 0}}, "training.steps: Input should be greater than or equal to 1; it is 0"),
     ],
 )

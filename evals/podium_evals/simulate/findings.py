@@ -37,7 +37,7 @@ PRESETS = (
         "balanced",
         "balanced",
         "A cross-encoder reads every candidate as well, still without a call or a token: no more than fast on these "
-        "lists, .02 more on answer sentences and on Chinese passages.",
+        "lists, .01 to .02 more on answer sentences and on Chinese passages.",
     ),
     Preset(
         "best",

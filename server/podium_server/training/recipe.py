@@ -49,7 +49,7 @@ class Student(_Section):
     """What the student is called; unset, the output folder's name."""
     layers: int | tuple[int, ...] | None = None
     """How many layers to keep, from the first on, or which. Unset: all. Of a six-layer MiniLM the first four know more
-    than any other four: each layer expects what the one before it gives."""
+    than the three other fours that were tried: each layer expects what the one before it gives."""
     token_dim: int = Field(128, ge=0)
     """Width of a late-interaction student's token vectors; the projection starts as the principal directions of the
     start's own token vectors. 0: as wide as the model, without a projection."""
@@ -201,12 +201,11 @@ class Data(_Source):
     @property
     def texts_per_step(self) -> float:
         """At most, queries included. Rows with negatives, or a loss for pairs, are pairs."""
-        usual = PAIRS_PER_STEP if IN_BATCH in self.losses else LISTS_PER_STEP
-        queries = usual if self.queries is None else self.queries
-        if self.negatives is None and IN_BATCH not in self.losses:
-            return queries * (1 + self.documents)
+        pairs = self.negatives is not None or IN_BATCH in self.losses
+        usual = PAIRS_PER_STEP if pairs else LISTS_PER_STEP
         negatives = self.negatives or Negatives()
-        return queries * (2 + negatives.documents + negatives.random)
+        each = 2 + negatives.documents + negatives.random if pairs else 1 + self.documents
+        return each * (usual if self.queries is None else self.queries)
 
     @field_validator("loss")
     @classmethod
